@@ -1,0 +1,103 @@
+"""The one tree of errors, each class with its gRPC status and HTTP code side by side.
+
+Nothing here knows a web framework: the edges in ``api`` turn these into answers.
+"""
+
+from http import HTTPStatus
+from typing import ClassVar
+
+
+class SeqLensError(Exception):
+    """Base of all errors whose text may reach a caller.
+
+    ``field`` names the part of the request at fault, ``got`` what came and ``expected``
+    what would have been right; each may be empty.
+    """
+
+    grpc_code: ClassVar[str] = "INTERNAL"
+    http_status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
+
+    def __init__(
+        self, message: str = "", *, field: str = "", got: str = "", expected: str = ""
+    ) -> None:
+        self.field, self.got, self.expected = field, got, expected
+        super().__init__(message or f"{field}: got {got}, expected {expected}")
+
+
+class InvalidRequest(SeqLensError):
+    """The request itself is wrong: repeating it cannot help."""
+
+    grpc_code, http_status = "INVALID_ARGUMENT", HTTPStatus.BAD_REQUEST
+
+    def __init__(self, field: str, *, got: str, expected: str) -> None:
+        super().__init__(field=field, got=got, expected=expected)
+
+
+class SequenceTooLong(InvalidRequest):
+    """A sequence is longer than the model or the configured limit allows."""
+
+    def __init__(self, field: str, length: int, limit: int) -> None:
+        super().__init__(field, got=f"length {length}", expected=f"at most {limit}")
+
+
+class ModelNotFound(SeqLensError):
+    """No such model, or no such version of it, in the repository."""
+
+    grpc_code, http_status = "NOT_FOUND", HTTPStatus.NOT_FOUND
+
+    def __init__(self, name: str, version: str, known: str) -> None:
+        what = f"{name!r}" + (f" version {version!r}" if version else "")
+        super().__init__(
+            f"model {what} is not in the repository; known: {known or 'none'}",
+            field="model_version" if version else "model_name",
+            got=version or name,
+            expected=known,
+        )
+
+
+class ModelNotReady(SeqLensError):
+    """The model is known but loading, unloading or failed."""
+
+    grpc_code, http_status = "UNAVAILABLE", HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class Draining(SeqLensError):
+    """The server is shutting down and takes no new work."""
+
+    grpc_code, http_status = "UNAVAILABLE", HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class Overloaded(SeqLensError):
+    """The model's waiting room is full; ``retry_after_seconds`` says when room is expected."""
+
+    grpc_code, http_status = "RESOURCE_EXHAUSTED", HTTPStatus.TOO_MANY_REQUESTS
+
+    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(message)
+
+
+class DeadlinePassed(SeqLensError):
+    """The time allowed for the request ran out before its work was started."""
+
+    grpc_code, http_status = "DEADLINE_EXCEEDED", HTTPStatus.GATEWAY_TIMEOUT
+
+
+class NotOffered(SeqLensError):
+    """An extension or a feature that this server does not offer."""
+
+    grpc_code, http_status = "UNIMPLEMENTED", HTTPStatus.NOT_IMPLEMENTED
+
+
+class BackendFailed(SeqLensError):
+    """The model itself raised while running, or a worker died."""
+
+
+class ModelRejected(SeqLensError):
+    """A model cannot be loaded; the text says what was found and what would help."""
+
+    grpc_code, http_status = "FAILED_PRECONDITION", HTTPStatus.BAD_REQUEST
+
+
+class DeviceMissing(ModelRejected):
+    """A device was asked for that this machine, or this installation, does not have."""

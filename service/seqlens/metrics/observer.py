@@ -1,0 +1,109 @@
+"""The events that the rest of the server reports. Work code says what happened, no more."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from seqlens.graphs.anatomy import Architecture
+
+Stage = Literal["decode", "queue", "batch", "compute", "encode"]
+Method = Literal["infer", "batch", "stream"]
+Trigger = Literal["full", "budget", "idle"]
+RejectReason = Literal["queue_full", "too_long", "too_large", "draining"]
+CancelCause = Literal["client", "deadline"]
+LoadResult = Literal["ok", "failed", "verification_failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLabels:
+    """The labels that one version of a model carries on its series."""
+
+    model: str
+    version: str
+    architecture: Architecture
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """What waits and runs for one model, read when metrics are scraped."""
+
+    waiting_sequences: int
+    waiting_tokens: int
+    oldest_seconds: float
+    inflight_requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What loading a model gave."""
+
+    backend: str
+    device: str
+    precision: str
+    opset: str
+    invariance_error: float | None  # batched = alone, largest absolute difference
+    phase_seconds: dict[str, float]  # read, inspect, verify, warmup
+
+
+class Observer(Protocol):
+    """Receives events. Every method is cheap and never raises.
+
+    Methods may be called from the event loop's thread and from the lanes' threads.
+    Unknown model names arrive as ``ModelLabels("_unknown", "", Architecture.OTHER)``.
+    """
+
+    def request_finished(
+        self,
+        labels: ModelLabels,
+        *,
+        protocol: Literal["grpc", "rest"],
+        method: Method,
+        code: str,
+        length: int | None,
+        seconds: float,
+    ) -> None:
+        """One request was answered; ``length`` is that of its longest sequence."""
+
+    def stage_finished(
+        self, labels: ModelLabels, *, stage: Stage, length: int | None, seconds: float
+    ) -> None:
+        """A request, or one sequence of it, went through a stage."""
+
+    def sequence_finished(self, labels: ModelLabels, *, length: int | None) -> None:
+        """One sequence was answered."""
+
+    def batch_finished(
+        self,
+        labels: ModelLabels,
+        *,
+        lane: int,
+        sequences: int,
+        real_tokens: int,
+        padding_tokens: int,
+        trigger: Trigger,
+        seconds: float,
+    ) -> None:
+        """One execution of the model ended; ``seconds`` is the lane's time for it."""
+
+    def rejected(self, labels: ModelLabels, *, reason: RejectReason) -> None:
+        """A sequence was refused before any work."""
+
+    def cancelled(
+        self, labels: ModelLabels, *, stage: Literal["queue", "compute"], cause: CancelCause
+    ) -> None:
+        """A sequence's caller left; ``stage`` says how far it had got."""
+
+    def model_loaded(self, labels: ModelLabels, report: LoadReport) -> None:
+        """A version is ready: its series appear, at zero."""
+
+    def model_load_failed(self, model: str, *, result: LoadResult) -> None:
+        """A version could not be loaded."""
+
+    def model_unloaded(self, labels: ModelLabels) -> None:
+        """A version is gone: its series disappear."""
+
+    def watch_queue(self, labels: ModelLabels, read: Callable[[], QueueState]) -> None:
+        """Read the queue's gauges from ``read`` at each scrape."""
+
+    def lane_restarted(self, lane: int) -> None:
+        """A lane's thread failed and was started again."""

@@ -1,0 +1,45 @@
+"""The plain values that travel from the wire to the lanes and back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Tensors = Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class InputSequence:
+    """One sequence of one model, without batch axis and without padding.
+
+    ``inputs`` maps the name of each model input that the caller gave to its array. In an input
+    with a time axis that axis comes first: token ids have shape [length], features
+    [length, features]. Inputs that the server makes itself (lengths, mask, positions) are absent.
+    """
+
+    inputs: Tensors
+    length: int  # positions; 0 for a model without a time axis
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceAnswer:
+    """What one sequence gets back.
+
+    In an output with a time axis that axis comes first and has exactly ``length`` positions;
+    there is no batch axis.
+    """
+
+    outputs: Tensors
+    length: int  # positions
+    padded_length: int  # positions it took in its batch; equal to length when nothing was padded
+    batch_size: int  # sequences in its batch
+    queue_seconds: float
+    compute_seconds: float
+
+
+def array_bytes(tensors: Tensors) -> int:
+    """Size of the arrays' data in bytes."""
+    return sum(int(np.asarray(array).nbytes) for array in tensors.values())
