@@ -1,0 +1,114 @@
+"""The same sequences through gRPC: 32 callers in a closed loop, latency by length range.
+
+Each model's rate is put beside "one by one" of ``offline.py``, measured before and after it in
+the same run while the server idles. The client shares the cores with the server.
+"""
+
+import asyncio
+import itertools
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from offline import one_by_one, rate, session
+from seqlens_client import AsyncClient
+from workload import LENGTH_RANGES, Workload, arguments, export_all, mixed
+
+
+@dataclass(frozen=True)
+class Call:
+    length: int
+    seconds: float
+
+
+@contextmanager
+def served(repository: Path, lanes: int) -> Iterator[str]:
+    """A server in a process of its own on a free port; gives its gRPC address."""
+    command = [sys.executable, "-m", "seqlens.cli", "serve", "--repository", str(repository)]
+    ports = ["--grpc-port", "0", "--metrics-port", "0", "--http-port", "0", "--lanes", str(lanes)]
+    with subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        ready = process.stdout.readline()
+        if not ready.startswith("ready"):
+            sys.exit("the server did not start")
+        try:
+            yield dict(part.split("=", 1) for part in ready.split()[1:])["grpc"]
+        finally:
+            process.terminate()
+
+
+async def closed_loop(address: str, model: str, workload: Workload, callers: int) -> list[Call]:
+    """Every caller sends its next sequence as soon as the last is answered."""
+    pending = itertools.chain(workload.sequences)
+    calls: list[Call] = []
+    async with AsyncClient(address) as client:
+
+        async def caller() -> None:
+            for sequence in pending:
+                started = time.perf_counter()
+                await client.infer(model, sequence)
+                calls.append(Call(len(sequence), time.perf_counter() - started))
+
+        await asyncio.gather(*(caller() for _ in range(callers)))
+    return calls
+
+
+async def messages(address: str, model: str, workload: Workload, window: int) -> None:
+    """The same through one stream, many sequences a message."""
+    async with AsyncClient(address) as client:
+        async for _ in client.stream(model, workload.sequences, keep_order=False, window=window):
+            pass
+
+
+def percentiles(calls: list[Call]) -> str:
+    parts = []
+    for low, high in LENGTH_RANGES:
+        seconds = [call.seconds for call in calls if low <= call.length <= high]
+        p50, p99 = np.percentile(seconds, [50, 99]) * 1e3 if seconds else (np.nan, np.nan)
+        parts.append(f"{p50:8.1f} / {p99:7.1f}")
+    return " ".join(parts)
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--callers", type=int, default=32)
+    options = parser.parse_args()
+    export_all(options.repository, options.models)
+    workload = mixed(options.count)
+    titles = " ".join(f"{f'{low}-{high} p50/p99 ms':>18}" for low, high in LENGTH_RANGES)
+    print(f"{options.count} sequences, {options.callers} callers, {options.lanes} lanes")
+    print(
+        f"{'model':12} {'one by one':>10} {'gRPC':>8} {'ratio':>6} {'stream':>8} {'ratio':>6} {titles}"
+    )
+    with served(options.repository, options.lanes) as address:
+        for name in options.models:
+            print(measure(name, address, workload, options), flush=True)
+
+
+def measure(name: str, address: str, workload: Workload, options) -> str:  # type: ignore[no-untyped-def]
+    model = session(options.repository / name / "1" / "model.onnx")
+    warm = Workload(workload.sequences[:32])
+    rate(model, one_by_one(warm), options.lanes)
+    asyncio.run(closed_loop(address, name, warm, options.callers))
+
+    before = rate(model, one_by_one(workload), options.lanes)
+    started = time.perf_counter()
+    calls = asyncio.run(closed_loop(address, name, workload, options.callers))
+    unary = len(calls) / (time.perf_counter() - started)
+    started = time.perf_counter()
+    asyncio.run(messages(address, name, workload, options.callers))
+    streamed = len(calls) / (time.perf_counter() - started)
+    alone = (before + rate(model, one_by_one(workload), options.lanes)) / 2
+    return (
+        f"{name:12} {alone:10.1f} {unary:8.1f} {unary / alone:6.2f}"
+        f" {streamed:8.1f} {streamed / alone:6.2f} {percentiles(calls)}"
+    )
+
+
+if __name__ == "__main__":
+    main()
