@@ -127,6 +127,7 @@ class ModelAnatomy:
     parameters: tuple[ParameterGroup, ...] = ()
     fixed_length: int | None = None  # the only length that runs (frozen at export)
     max_length: int | None = None  # longest length that runs (position table), None: no limit found
+    fixed_batch: int | None = None  # the only batch size that runs (frozen at export)
     findings: tuple[str, ...] = ()  # remarks for people: what was repaired, refused or looks odd
     producer: str = ""  # exporter and opset, as far as the file tells
     precision: str = "fp32"

@@ -17,6 +17,7 @@ class TensorReading:
     datatype: str | None  # as on the wire; None where the file does not tell (TorchScript)
     shape: tuple[int | str | None, ...] | None  # a name or None: any size; None: rank unknown
     vocabulary_size: int | None = None  # rows of the table that these ids index
+    compared_with: tuple[int, ...] = ()  # constants that the graph tests it against: probe values
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +33,4 @@ class GraphReading:
     findings: tuple[str, ...]
     producer: str
     precision: str
+    feature_sizes: tuple[int, ...] = ()  # widths to try for a float input of unknown shape
