@@ -1,0 +1,161 @@
+"""Checks of what a caller sent against what the model takes.
+
+Every error names the field, what came and what was expected, and every check looks at the
+cheapest facts first, so that nothing large is touched for a request that is wrong anyway.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqlens.api.requests import NamedTensor
+from seqlens.errors import InvalidRequest, SequenceTooLong
+from seqlens.graphs.anatomy import InputAnatomy, InputRole, ModelAnatomy
+from seqlens.sequences import Array
+
+
+def check_names(anatomy: ModelAnatomy, names: Sequence[str]) -> None:
+    """Refuse inputs that are unknown, doubled or missing."""
+    known = [spec.name for spec in anatomy.inputs]
+    for name, count in Counter(names).items():
+        if name not in known:
+            raise InvalidRequest(
+                f"inputs.{name}",
+                got="an input that the model does not have" + _suggestion(name, known),
+                expected=_expected_names(anatomy),
+            )
+        if count > 1:
+            raise InvalidRequest(f"inputs.{name}", got=f"{count} times", expected="once")
+    for spec in anatomy.inputs:
+        if spec.name not in names and not spec.made_by_server:
+            raise InvalidRequest(f"inputs.{spec.name}", got="nothing", expected=describe(spec))
+
+
+def _suggestion(name: str, known: Sequence[str]) -> str:
+    close = get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _expected_names(anatomy: ModelAnatomy) -> str:
+    needed = [repr(spec.name) for spec in anatomy.inputs if not spec.made_by_server]
+    optional = [repr(spec.name) for spec in anatomy.inputs if spec.made_by_server]
+    text = ", ".join(needed)
+    return f"{text}; optional: {', '.join(optional)}" if optional else text
+
+
+def check_outputs(anatomy: ModelAnatomy, names: Sequence[str]) -> tuple[str, ...]:
+    """The names of the outputs to answer with; empty ``names`` ask for all."""
+    known = tuple(spec.name for spec in anatomy.outputs)
+    for name in names:
+        if name not in known:
+            raise InvalidRequest(
+                f"outputs.{name}",
+                got="an output that the model does not have" + _suggestion(name, known),
+                expected=", ".join(map(repr, known)),
+            )
+    return tuple(dict.fromkeys(names)) or known
+
+
+def check_tensor(spec: InputAnatomy, tensor: NamedTensor) -> None:
+    """Refuse a whole tensor of another datatype, rank or fixed size than the model's input."""
+    _check_datatype(spec, tensor)
+    free = {spec.batch_axis, spec.time_axis}
+    expected = tuple(-1 if axis in free else size for axis, size in enumerate(spec.shape))
+    _check_against(f"inputs.{spec.name}.shape", tensor.array.shape, expected)
+
+
+def check_sequence_tensor(spec: InputAnatomy, tensor: NamedTensor) -> None:
+    """The same for one sequence: without batch axis, the time axis first."""
+    _check_datatype(spec, tensor)
+    _check_against(f"inputs.{spec.name}.shape", tensor.array.shape, sequence_shape(spec))
+
+
+def sequence_shape(spec: InputAnatomy) -> tuple[int, ...]:
+    """Shape of the input for one sequence: no batch axis, time first; -1: any size."""
+    rest = [s for axis, s in enumerate(spec.shape) if axis not in (spec.batch_axis, spec.time_axis)]
+    return (-1, *rest) if spec.time_axis is not None else tuple(rest)
+
+
+def _check_datatype(spec: InputAnatomy, tensor: NamedTensor) -> None:
+    if tensor.datatype != spec.datatype:
+        raise InvalidRequest(
+            f"inputs.{spec.name}.datatype",
+            got=tensor.datatype or "nothing",
+            expected=spec.datatype,
+        )
+
+
+def _check_against(field: str, shape: Sequence[int], expected: Sequence[int]) -> None:
+    if len(shape) != len(expected):
+        raise InvalidRequest(
+            field,
+            got=f"{show_shape(shape)}, rank {len(shape)}",
+            expected=f"{show_shape(expected)}, rank {len(expected)}",
+        )
+    if any(want not in (-1, size) for size, want in zip(shape, expected, strict=True)):
+        raise InvalidRequest(field, got=show_shape(shape), expected=show_shape(expected))
+
+
+def check_length(field: str, length: int, *, limit: int, fixed: int | None) -> None:
+    """Refuse an empty sequence, one that is too long, and any but the one length of a frozen
+    model.
+    """
+    if length < 1:
+        raise InvalidRequest(field, got="length 0", expected="at least one position")
+    if length > limit:
+        raise SequenceTooLong(field, length, limit)
+    if fixed is not None and length != fixed:
+        raise InvalidRequest(
+            field,
+            got=f"length {length}",
+            expected=f"length {fixed}, the only one that this export runs",
+        )
+
+
+def wrong_values(spec: InputAnatomy, array: Array) -> NDArray[np.bool_] | None:
+    """Which elements the model must not see: token ids outside the vocabulary, floats that spread.
+
+    None, found cheaply, stands for no such element.
+    """
+    if not array.size:
+        return None
+    if spec.vocabulary_size is not None and array.dtype.kind in "iu":
+        if array.min() >= 0 and array.max() < spec.vocabulary_size:
+            return None
+        return np.asarray((array < 0) | (array >= spec.vocabulary_size))
+    if spec.role in (InputRole.SEQUENCE, InputRole.STATE) and array.dtype.kind == "f":
+        finite = np.isfinite(array)
+        return None if finite.all() else ~finite
+    return None
+
+
+def refuse_values(spec: InputAnatomy, array: Array, wrong: NDArray[np.bool_] | None) -> None:
+    """Raise ``InvalidRequest`` for the first element that ``wrong`` marks."""
+    if wrong is None or not wrong.any():
+        return
+    place = tuple(int(i) for i in np.argwhere(wrong)[0])
+    raise InvalidRequest(
+        f"inputs.{spec.name}[{', '.join(map(str, place))}]" if place else f"inputs.{spec.name}",
+        got=str(array[place]),
+        expected=f"a token id from 0 to {spec.vocabulary_size - 1}"
+        if spec.vocabulary_size is not None
+        else "a finite number: NaN and infinity would spread to other positions",
+    )
+
+
+def describe(spec: InputAnatomy) -> str:
+    """Datatype and shape of an input, for people."""
+    return f"{spec.datatype} {show_shape(spec.shape)}"
+
+
+def describe_sequence(spec: InputAnatomy) -> str:
+    """Datatype and shape of an input for one ragged sequence, for people."""
+    return f"{spec.datatype} {show_shape(sequence_shape(spec))}"
+
+
+def show_shape(shape: Sequence[int]) -> str:
+    """A shape as it is written in messages."""
+    return f"[{', '.join(map(str, shape))}]"
