@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from seqlens.backends.base import Capabilities
+from seqlens.graphs.anatomy import ModelAnatomy
+
 
 class Strategy(StrEnum):
     """How the sequences of a model share batches; see docs/architecture.md."""
@@ -19,3 +22,71 @@ class Decision:
 
     strategy: Strategy
     reason: str
+
+
+def decide(
+    anatomy: ModelAnatomy,
+    capabilities: Capabilities,
+    *,
+    tolerance: float,
+    repeat_error: float | None = None,
+    equal_length_error: float | None = None,
+    padded_error: float | None = None,
+) -> Decision:
+    """Choose the strategy that batches most without changing an answer.
+
+    Each error is the largest absolute difference from a sequence's answer alone, None where it
+    was not tried: ``repeat_error`` of the same sequence run again, ``equal_length_error`` in
+    batches of one length, ``padded_error`` in padded batches of mixed lengths. An error that is
+    not a number counts as beyond the tolerance.
+    """
+    if not anatomy.has_time:
+        return Decision(Strategy.WHOLE, "no input has a time axis: requests run as they come")
+    barrier = _barrier_to_batches(anatomy, capabilities)
+    if barrier:
+        return Decision(Strategy.ALONE, f"{barrier}: each sequence runs alone")
+    if repeat_error is not None and not repeat_error <= tolerance:
+        change = _beyond("running again changes", repeat_error, tolerance)
+        return Decision(Strategy.ALONE, f"{change}: each sequence runs alone")
+    return _widest_sharing(tolerance, equal_length_error, padded_error)
+
+
+def _barrier_to_batches(anatomy: ModelAnatomy, capabilities: Capabilities) -> str:
+    """Why no two sequences can share a run at all; empty when they can."""
+    if capabilities.keeps_state:
+        return "the model keeps state between calls"
+    if not anatomy.batched:
+        return "the model has no batch axis"
+    for one in anatomy.sequence_inputs:
+        if one.batch_axis is not None and one.shape[one.batch_axis] == 1:
+            return f"the batch axis of {one.name!r} was exported with size 1"
+    return ""
+
+
+def _widest_sharing(
+    tolerance: float, equal_length_error: float | None, padded_error: float | None
+) -> Decision:
+    if equal_length_error is None:
+        return Decision(
+            Strategy.ALONE, "it was not tested whether batch mates change answers: none are shared"
+        )
+    if not equal_length_error <= tolerance:
+        change = _beyond("batch mates change", equal_length_error, tolerance)
+        return Decision(Strategy.ALONE, f"{change}: each sequence runs alone")
+    if padded_error is None:
+        return Decision(
+            Strategy.EQUAL_LENGTH,
+            "padding was not tested: only equal lengths share a batch",
+        )
+    if not padded_error <= tolerance:
+        change = _beyond("right padding changes", padded_error, tolerance)
+        return Decision(Strategy.EQUAL_LENGTH, f"{change}: only equal lengths share a batch")
+    return Decision(
+        Strategy.BY_LENGTH,
+        f"batched and alone differ by {padded_error:.2g} at most (tolerance {tolerance:g}): "
+        "near lengths share a batch",
+    )
+
+
+def _beyond(change: str, error: float, tolerance: float) -> str:
+    return f"{change} answers by {error:.2g} (tolerance {tolerance:g})"
