@@ -1,0 +1,175 @@
+"""The observer that turns events into Prometheus series."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from prometheus_client import CollectorRegistry
+
+from seqlens.graphs.anatomy import Architecture
+from seqlens.metrics.families import Families
+from seqlens.metrics.ledger import OwnedSeries, SeriesLedger
+from seqlens.metrics.lengths import LengthRanges
+from seqlens.metrics.observer import (
+    CancelCause,
+    LoadReport,
+    LoadResult,
+    Method,
+    ModelLabels,
+    QueueState,
+    RejectReason,
+    Stage,
+    Trigger,
+)
+from seqlens.metrics.queues import QueueCollector
+from seqlens.metrics.series import ModelSeries, RefusalSeries, RequestSeries
+
+UNKNOWN = ModelLabels("_unknown", "", Architecture.OTHER)
+
+
+class PrometheusObserver:
+    """Feeds the metric families on one registry. Safe to use from any thread.
+
+    The series of a version appear at ``model_loaded`` and go at ``model_unloaded``; the two come
+    in pairs, so a version that is loaded anew before the old one is unloaded keeps its series.
+    Requests for what is not loaded are counted under the model ``_unknown``, so that callers
+    cannot create series; other events about it are dropped.
+
+    Parameters
+    ----------
+    registry
+        Where the families are registered.
+    length_buckets
+        Upper bounds of the length ranges, in tokens; see ``LengthRanges``.
+    lanes
+        Number of lanes, whose series appear at zero.
+    max_sequence_length
+        Longest sequence served, in tokens.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        length_buckets: Sequence[int],
+        *,
+        lanes: int = 1,
+        max_sequence_length: int = 4_096,
+    ) -> None:
+        self._ranges = LengthRanges(length_buckets)
+        self._families = Families(registry, max_sequence_length=max_sequence_length)
+        self._queues = QueueCollector()
+        registry.register(self._queues)
+        self._ledger = SeriesLedger()
+        self._workers = tuple(str(lane) for lane in range(lanes))
+        for worker in self._workers:
+            self._families.batches.restarts.labels(worker)
+        unknown = OwnedSeries(self._ledger)
+        self._unknown_requests = RequestSeries(self._families, unknown, UNKNOWN)
+        self._unknown_refusals = RefusalSeries(self._families, unknown, UNKNOWN.model)
+        # What events look up; a version that replaces its equal stands here alone.
+        self._current: dict[ModelLabels, ModelSeries] = {}
+        self._loaded: dict[ModelLabels, list[ModelSeries]] = {}
+        self._lock = threading.Lock()
+
+    def request_finished(
+        self,
+        labels: ModelLabels,
+        *,
+        protocol: Literal["grpc", "rest"],
+        method: Method,
+        code: str,
+        length: int | None,
+        seconds: float,
+    ) -> None:
+        """Count the request, and time it if it succeeded."""
+        series = self._current.get(labels)
+        if series is None:
+            self._unknown_requests.count(protocol, method, code)
+            return
+        series.requests.count(protocol, method, code)
+        if code == "OK":
+            series.work.durations[self._ranges.label(length)].observe(seconds)
+
+    def stage_finished(
+        self, labels: ModelLabels, *, stage: Stage, length: int | None, seconds: float
+    ) -> None:
+        """Time one stage."""
+        if series := self._current.get(labels):
+            series.work.stages[stage, self._ranges.label(length)].observe(seconds)
+
+    def sequence_finished(self, labels: ModelLabels, *, length: int | None) -> None:
+        """Count the sequence under its range of lengths."""
+        if series := self._current.get(labels):
+            series.work.sequences[self._ranges.label(length)].inc()
+            if length is not None:
+                series.work.lengths.observe(length)
+
+    def batch_finished(
+        self,
+        labels: ModelLabels,
+        *,
+        lane: int,
+        sequences: int,
+        real_tokens: int,
+        padding_tokens: int,
+        trigger: Trigger,
+        seconds: float,
+    ) -> None:
+        """Count the execution, its sequences and positions, and the lane's time."""
+        series = self._current.get(labels)
+        if series is None:
+            return
+        work = series.work
+        work.batches[trigger].inc()
+        work.batch_sequences.observe(sequences)
+        work.batch_positions.observe(real_tokens + padding_tokens)
+        work.real_tokens.inc(real_tokens)
+        work.padding_tokens.inc(padding_tokens)
+        work.busy_seconds[str(lane)].inc(seconds)
+
+    def rejected(self, labels: ModelLabels, *, reason: RejectReason) -> None:
+        """Count the refusal."""
+        series = self._current.get(labels)
+        refusals = series.refusals if series else self._unknown_refusals
+        refusals.rejected[reason].inc()
+
+    def cancelled(
+        self, labels: ModelLabels, *, stage: Literal["queue", "compute"], cause: CancelCause
+    ) -> None:
+        """Count the sequence that was given up."""
+        if series := self._current.get(labels):
+            series.refusals.cancelled[stage, cause].inc()
+
+    def model_loaded(self, labels: ModelLabels, report: LoadReport) -> None:
+        """Show the version's series, at zero unless an equal version is there already."""
+        series = ModelSeries(self._families, self._ledger, labels, self._ranges, self._workers)
+        series.describe(report)
+        with self._lock:
+            self._loaded.setdefault(labels, []).append(series)
+            self._current[labels] = series
+            self._queues.expect(labels)
+
+    def model_load_failed(self, model: str, *, result: LoadResult) -> None:
+        """Count the attempt. Its series stays until the model is loaded and unloaded again."""
+        self._families.models.loads.labels(model, result).inc()
+
+    def model_unloaded(self, labels: ModelLabels) -> None:
+        """Remove the version's series, the queue's included, unless its successor uses them."""
+        with self._lock:
+            loaded = self._loaded.get(labels, [])
+            gone = loaded[:1]
+            del loaded[:1]
+            if not loaded:
+                self._loaded.pop(labels, None)
+                self._current.pop(labels, None)
+                self._queues.forget(labels)
+        for series in gone:
+            series.release()
+
+    def watch_queue(self, labels: ModelLabels, read: Callable[[], QueueState]) -> None:
+        """Read the queue's gauges from ``read`` at each scrape."""
+        self._queues.watch(labels, read)
+
+    def lane_restarted(self, lane: int) -> None:
+        """Count the restart."""
+        self._families.batches.restarts.labels(str(lane)).inc()
