@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from seqlens.api.requests import NamedTensor
+
+from seqlens.api.requests import LengthLimits, NamedTensor
 from seqlens.api.rows import join, split
 from seqlens.errors import InvalidRequest, SequenceTooLong
 from seqlens.graphs.anatomy import (
@@ -79,7 +80,7 @@ def test_split_then_join_gives_the_callers_tensor_with_clean_padding(
     datatype = "FP32" if features else "INT64"
     inputs = [NamedTensor("x", datatype, sent), tensor("lengths", lengths)]
 
-    sequences, layout = split(model, inputs, max_length=7)
+    sequences, layout = split(model, inputs, limits=LengthLimits(7))
 
     assert [sequence.length for sequence in sequences] == lengths
     for sequence, row in zip(sequences, rows, strict=True):
@@ -91,7 +92,7 @@ def test_split_then_join_gives_the_callers_tensor_with_clean_padding(
 
 def test_padding_beyond_the_longest_row_comes_back_as_the_caller_sent_it() -> None:
     inputs = [tensor("x", [[1, 2, 9, 9]]), tensor("lengths", [2])]
-    sequences, layout = split(anatomy(marks=[LENGTHS]), inputs, max_length=2)
+    sequences, layout = split(anatomy(marks=[LENGTHS]), inputs, limits=LengthLimits(2))
     joined = join(anatomy(), [{"y": sequences[0].inputs["x"]}], layout, ["y"])
     np.testing.assert_array_equal(joined["y"], [[1, 2, 0, 0]])
 
@@ -107,18 +108,20 @@ def test_a_mask_of_either_sense_cuts_padding(
     mark: InputAnatomy, values: object, datatype: str
 ) -> None:
     inputs = [tensor("x", [[5, 6, 0], [7, 0, 0]]), tensor("mask", values, datatype)]
-    sequences, _ = split(anatomy(marks=[mark]), inputs, max_length=3)
+    sequences, _ = split(anatomy(marks=[mark]), inputs, limits=LengthLimits(3))
     assert [list(s.inputs["x"]) for s in sequences] == [[5, 6], [7]]
 
 
 def test_without_lengths_or_mask_every_position_is_real() -> None:
-    sequences, _ = split(anatomy(marks=[LENGTHS, MASK]), [tensor("x", [[5, 6, 0]])], max_length=3)
+    sequences, _ = split(
+        anatomy(marks=[LENGTHS, MASK]), [tensor("x", [[5, 6, 0]])], limits=LengthLimits(3)
+    )
     assert [s.length for s in sequences] == [3]
 
 
 def test_positions_that_count_up_are_taken_and_left_to_the_server() -> None:
     inputs = [tensor("x", [[5, 6]]), tensor("positions", [[0, 1]])]
-    sequences, _ = split(anatomy(marks=[POSITIONS]), inputs, max_length=2)
+    sequences, _ = split(anatomy(marks=[POSITIONS]), inputs, limits=LengthLimits(2))
     assert set(sequences[0].inputs) == {"x"}
 
 
@@ -133,17 +136,17 @@ X = tensor("x", [[1, 2, 3], [4, 5, 0]])
         ([X, X], "inputs.x", "2 times", "once"),
         ([tensor("x", [[1.0]], "FP32")], "inputs.x.datatype", "FP32", "INT64"),
         ([tensor("x", [1, 2])], "inputs.x.shape", "[2], rank 1", "[-1, -1], rank 2"),
-        ([tensor("x", np.zeros((2, 0)))], "inputs.x.shape", "length 0", "at least one position"),
-        ([tensor("x", np.zeros((0, 2)))], "inputs.x.shape", "length 0", "at least one row"),
+        ([tensor("x", np.zeros((2, 0)))], "inputs.x.shape", "0 positions", "at least one position"),
+        ([tensor("x", np.zeros((0, 2)))], "inputs.x.shape", "0 rows", "at least one row"),
         ([tensor("x", [[1, 100]])], "inputs.x[0, 1]", "100", "from 0 to 99"),
         ([tensor("x", [[1, -1]])], "inputs.x[0, 1]", "-1", "from 0 to 99"),
-        ([X, tensor("lengths", [3])], "inputs.lengths.shape", "1 along", "2, as in 'x'"),
+        ([X, tensor("lengths", [3])], "inputs.lengths.shape", "1 rows", "2, as in 'x'"),
         ([X, tensor("lengths", [3, 4])], "inputs.lengths[1]", "length 4", "from 1 to 3"),
         ([X, tensor("lengths", [0, 3])], "inputs.lengths[0]", "length 0", "from 1 to 3"),
         ([X, tensor("mask", [[1, 0, 1], [1, 1, 1]])], "inputs.mask[0]", "position 1", "then padd"),
         ([X, tensor("mask", [[1, 1, 1], [0, 1, 1]])], "inputs.mask[1]", "before position 1", ""),
         ([X, tensor("mask", [[0, 0, 0], [1, 1, 1]])], "inputs.mask[0]", "no real position", ""),
-        ([X, tensor("mask", [[1, 1], [1, 1]])], "inputs.mask.shape", "2 along", "3, as in 'x'"),
+        ([X, tensor("mask", [[1, 1], [1, 1]])], "inputs.mask.shape", "2 positions", "3, as in 'x'"),
         (
             [X, tensor("lengths", [3, 2]), tensor("mask", [[1, 1, 1], [1, 1, 1]])],
             "inputs.mask[1]",
@@ -157,7 +160,7 @@ def test_bad_inputs_name_field_got_and_expected(
     inputs: list[NamedTensor], field: str, got: str, expected: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        split(anatomy(marks=[LENGTHS, MASK, POSITIONS]), inputs, max_length=3)
+        split(anatomy(marks=[LENGTHS, MASK, POSITIONS]), inputs, limits=LengthLimits(3))
     assert caught.value.field == field
     assert got in caught.value.got
     assert expected in caught.value.expected
@@ -165,30 +168,28 @@ def test_bad_inputs_name_field_got_and_expected(
 
 def test_a_misnamed_input_gets_a_suggestion() -> None:
     with pytest.raises(InvalidRequest, match="did you mean 'lengths'"):
-        split(anatomy(marks=[LENGTHS]), [X, tensor("length", [3, 3])], max_length=3)
+        split(anatomy(marks=[LENGTHS]), [X, tensor("length", [3, 3])], limits=LengthLimits(3))
 
 
 def test_only_real_positions_count_against_the_longest_length() -> None:
     inputs = [X, tensor("lengths", [2, 1])]
-    split(anatomy(marks=[LENGTHS]), inputs, max_length=2)
+    split(anatomy(marks=[LENGTHS]), inputs, limits=LengthLimits(2))
     with pytest.raises(SequenceTooLong, match=r"inputs\.x\[0\]: got length 3, expected at most 2"):
-        split(anatomy(), [X], max_length=2)
+        split(anatomy(), [X], limits=LengthLimits(2))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_floats_that_would_spread_are_refused_where_they_are_real(value: float) -> None:
     model = anatomy(features=1, marks=[LENGTHS])
     x = tensor("x", [[[1.0], [value]]], "FP32")
-    split(model, [x, tensor("lengths", [1])], max_length=2)
+    split(model, [x, tensor("lengths", [1])], limits=LengthLimits(2))
     with pytest.raises(InvalidRequest, match=r"inputs\.x\[0, 1, 0\]"):
-        split(model, [x, tensor("lengths", [2])], max_length=2)
+        split(model, [x, tensor("lengths", [2])], limits=LengthLimits(2))
 
 
 def test_a_model_frozen_to_one_length_takes_no_other() -> None:
-    base = anatomy()
-    frozen = ModelAnatomy(base.inputs, base.outputs, base.architecture, (), "O(n)", fixed_length=4)
     with pytest.raises(InvalidRequest, match="length 4, the only one"):
-        split(frozen, [X], max_length=4)
+        split(anatomy(), [X], limits=LengthLimits(9, only=4))
 
 
 def test_a_model_without_batch_axis_takes_one_sequence_as_it_is() -> None:
@@ -199,7 +200,7 @@ def test_a_model_without_batch_axis_takes_one_sequence_as_it_is() -> None:
         evidence=(),
         sequential_depth="O(n)",
     )
-    sequences, rows = split(model, [tensor("x", [1, 2, 3])], max_length=9)
+    sequences, rows = split(model, [tensor("x", [1, 2, 3])], limits=LengthLimits(9))
     assert len(sequences) == 1
     joined = join(model, [{"y": sequences[0].inputs["x"]}], rows, ["y"])
     np.testing.assert_array_equal(joined["y"], [1, 2, 3])
@@ -212,7 +213,7 @@ def test_state_and_pooled_outputs_are_stacked_along_their_own_batch_axis() -> No
         OutputAnatomy("logits", "FP32", (-1, 4), OutputRole.PER_SEQUENCE, 0),
     )
     model = ModelAnatomy(base.inputs, outputs, base.architecture, (), "O(n)")
-    _, rows = split(model, [X], max_length=3)
+    _, rows = split(model, [X], limits=LengthLimits(3))
     answers = [
         {"h": np.full((2, 3), row, np.float32), "logits": np.full(4, row, np.float32)}
         for row in (1, 2)
@@ -227,7 +228,7 @@ def test_attention_maps_are_padded_along_both_time_axes() -> None:
     base = anatomy()
     output = OutputAnatomy("w", "FP32", (-1, 5, -1, -1), OutputRole.ATTENTION, 0, (2, 3))
     model = ModelAnatomy((*base.inputs, LENGTHS), (output,), base.architecture, (), "O(1)")
-    _, rows = split(model, [X, tensor("lengths", [3, 2])], max_length=3)
+    _, rows = split(model, [X, tensor("lengths", [3, 2])], limits=LengthLimits(3))
     # As the scheduler gives them: batch axis removed, the first time axis in front.
     answers = [{"w": np.ones((n, 5, n), np.float32)} for n in (3, 2)]
     joined = join(model, answers, rows, ["w"])["w"]

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
-from seqlens.api.requests import NamedTensor
+from seqlens.api.requests import LengthLimits, NamedTensor
 from seqlens.api.rows import input_named
 from seqlens.api.validation import (
     check_length,
     check_names,
     check_sequence_tensor,
     describe_sequence,
+    optional,
     refuse_values,
     wrong_values,
 )
@@ -18,7 +19,7 @@ from seqlens.sequences import Array, InputSequence
 
 
 def check_sequence(
-    anatomy: ModelAnatomy, tensors: Sequence[NamedTensor], *, max_length: int
+    anatomy: ModelAnatomy, tensors: Sequence[NamedTensor], *, limits: LengthLimits
 ) -> InputSequence:
     """Check the tensors of one ragged sequence: no batch axis, time first, no padding.
 
@@ -36,20 +37,20 @@ def check_sequence(
             )
         check_sequence_tensor(spec, tensor)
     arrays = {tensor.name: tensor.array for tensor in tensors}
-    length = _length(anatomy, arrays, max_length)
+    length = _length(anatomy, arrays, limits)
     for name, array in arrays.items():
         spec = input_named(anatomy, name)
         refuse_values(spec, array, wrong_values(spec, array))
     return InputSequence(arrays, length)
 
 
-def _length(anatomy: ModelAnatomy, arrays: Mapping[str, Array], max_length: int) -> int:
-    timed = [s for s in anatomy.inputs if s.name in arrays and s.time_axis is not None]
+def _length(anatomy: ModelAnatomy, arrays: Mapping[str, Array], limits: LengthLimits) -> int:
+    timed = [s for s in anatomy.sequence_inputs if s.time_axis is not None]
     lengths = {spec.name: len(arrays[spec.name]) for spec in timed}
     if not lengths:
         return 0
     first, length = next(iter(lengths.items()))
-    check_length(f"inputs.{first}", length, limit=max_length, fixed=anatomy.fixed_length)
+    check_length(f"inputs.{first}", length, limits)
     for name, found in lengths.items():
         if found != length:
             raise InvalidRequest(
@@ -65,7 +66,7 @@ def text_input(anatomy: ModelAnatomy) -> InputAnatomy:
 
     Raises ``InvalidRequest`` when there is none, or when the model needs more than ids.
     """
-    needed = [spec for spec in anatomy.inputs if not spec.made_by_server]
+    needed = [spec for spec in anatomy.inputs if not optional(spec)]
     if len(needed) == 1 and needed[0].vocabulary_size is not None:
         return needed[0]
     raise InvalidRequest(

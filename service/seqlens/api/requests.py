@@ -1,6 +1,6 @@
 """What the edges hand to ``Inference`` and get back: plain values without a wire format."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from seqlens.sequences import Array
 
@@ -70,9 +70,16 @@ class SequenceRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class LengthLimits:
+    """Which lengths a model takes, in positions."""
+
+    longest: int
+    only: int | None = None  # the one length that runs: frozen at export and not to be padded
+
+
+@dataclass(frozen=True, slots=True)
 class Rows:
     """What ``split`` made of a request and ``join`` needs to undo it."""
 
-    count: int
     time: int | None  # positions in the caller's tensors, padding included; None without time axis
-    lengths: tuple[int, ...] = field(default=())  # real positions of each row
+    lengths: tuple[int, ...]  # real positions of each row

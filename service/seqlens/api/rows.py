@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from seqlens.api.padding_marks import Lengths, before, row_lengths
-from seqlens.api.requests import NamedTensor, Rows
+from seqlens.api.requests import LengthLimits, NamedTensor, Rows
 from seqlens.api.validation import (
     check_length,
     check_names,
@@ -15,12 +15,12 @@ from seqlens.api.validation import (
     wrong_values,
 )
 from seqlens.errors import BackendFailed, InvalidRequest
-from seqlens.graphs.anatomy import InputAnatomy, ModelAnatomy, OutputAnatomy
+from seqlens.graphs.anatomy import InputAnatomy, InputRole, ModelAnatomy, OutputAnatomy
 from seqlens.sequences import Array, InputSequence, Tensors
 
 
 def split(
-    anatomy: ModelAnatomy, tensors: Sequence[NamedTensor], *, max_length: int
+    anatomy: ModelAnatomy, tensors: Sequence[NamedTensor], *, limits: LengthLimits
 ) -> tuple[list[InputSequence], Rows]:
     """Check whole tensors and cut them into one sequence for each row, without padding.
 
@@ -33,15 +33,13 @@ def split(
         spec = input_named(anatomy, tensor.name)
         check_tensor(spec, tensor)
         arrays[tensor.name] = tensor.array
-    count = _common_size(anatomy, arrays, "batch")
-    time = _common_size(anatomy, arrays, "time")
-    rows = 1 if count is None else count
+    rows, time = _row_count(anatomy, arrays), _time_size(anatomy, arrays)
     lengths = np.zeros(rows, dtype=np.int64)
     if time is not None:
-        lengths = _checked_lengths(anatomy, arrays, rows, time, max_length)
+        lengths = _checked_lengths(anatomy, arrays, rows, time, limits)
     _check_all_values(anatomy, arrays, lengths, time)
-    sequences = [_row(anatomy, arrays, row, int(lengths[row])) for row in range(rows)]
-    return sequences, Rows(rows, time, tuple(int(length) for length in lengths))
+    sequences = [_row(anatomy, arrays, row, time, int(lengths[row])) for row in range(rows)]
+    return sequences, Rows(time, tuple(int(length) for length in lengths))
 
 
 def join(
@@ -62,45 +60,51 @@ def input_named(anatomy: ModelAnatomy, name: str) -> InputAnatomy:
     return spec
 
 
-def _common_size(anatomy: ModelAnatomy, arrays: Mapping[str, Array], axis: str) -> int | None:
-    """The one size that all inputs have along their batch or time axis; None without such axis."""
-    first: tuple[str, int] | None = None
-    for spec in anatomy.sequence_inputs + anatomy.inputs:
-        place = spec.batch_axis if axis == "batch" else spec.time_axis
-        if place is None or spec.name not in arrays:
-            continue
-        size = arrays[spec.name].shape[place]
-        if first is None:
-            first = spec.name, size
-        elif size != first[1]:
+def _row_count(anatomy: ModelAnatomy, arrays: Mapping[str, Array]) -> int:
+    sizes = {
+        spec.name: arrays[spec.name].shape[spec.batch_axis]
+        for spec in anatomy.sequence_inputs + anatomy.inputs
+        if spec.batch_axis is not None and spec.name in arrays
+    }
+    return _one_size(sizes, "row") if sizes else 1
+
+
+def _time_size(anatomy: ModelAnatomy, arrays: Mapping[str, Array]) -> int | None:
+    """Positions of the sequence inputs and of what marks them; None without a time axis."""
+    sizes = {
+        spec.name: arrays[spec.name].shape[spec.time_axis]
+        for spec in anatomy.sequence_inputs + anatomy.inputs
+        if spec.time_axis is not None
+        and spec.name in arrays
+        # Any other input may have a time axis of its own.
+        and (spec.role is InputRole.SEQUENCE or spec.made_by_server)
+    }
+    return _one_size(sizes, "position") if sizes else None
+
+
+def _one_size(sizes: Mapping[str, int], unit: str) -> int:
+    first, size = next(iter(sizes.items()))
+    for name, found in sizes.items():
+        if found != size:
             raise InvalidRequest(
-                f"inputs.{spec.name}.shape",
-                got=f"{size} along the {axis} axis ({show_shape(arrays[spec.name].shape)})",
-                expected=f"{first[1]}, as in {first[0]!r}",
+                f"inputs.{name}.shape",
+                got=f"{found} {unit}s",
+                expected=f"{size}, as in {first!r}",
             )
-    if first is not None and first[1] == 0:
-        what = "row" if axis == "batch" else "position"
+    if size == 0:
         raise InvalidRequest(
-            f"inputs.{first[0]}.shape",
-            got=f"{show_shape(arrays[first[0]].shape)}, length 0 along the {axis} axis",
-            expected=f"at least one {what}",
+            f"inputs.{first}.shape", got=f"0 {unit}s", expected=f"at least one {unit}"
         )
-    return None if first is None else first[1]
+    return size
 
 
 def _checked_lengths(
-    anatomy: ModelAnatomy, arrays: Mapping[str, Array], rows: int, time: int, max_length: int
+    anatomy: ModelAnatomy, arrays: Mapping[str, Array], rows: int, time: int, limits: LengthLimits
 ) -> Lengths:
     lengths = row_lengths(anatomy, arrays, rows, time)
-    name = next(spec.name for spec in anatomy.inputs if spec.time_axis is not None)
-    longest, shortest = int(lengths.argmax()), int(lengths.argmin())
-    for row in (longest, shortest):
-        check_length(
-            f"inputs.{name}[{row}]",
-            int(lengths[row]),
-            limit=max_length,
-            fixed=anatomy.fixed_length,
-        )
+    name = next(s.name for s in anatomy.sequence_inputs if s.time_axis is not None)
+    for row in (int(lengths.argmax()), int(lengths.argmin())):
+        check_length(f"inputs.{name}[{row}]", int(lengths[row]), limits)
     return lengths
 
 
@@ -112,9 +116,14 @@ def _check_all_values(
             continue
         array = arrays[spec.name]
         wrong = wrong_values(spec, array)
-        if wrong is not None and spec.time_axis is not None and time is not None:
+        if wrong is not None and time is not None and _has_padding(spec, array, time):
             wrong &= _spread(spec, before(lengths, time), array.ndim)
         refuse_values(spec, array, wrong)
+
+
+def _has_padding(spec: InputAnatomy, array: Array, time: int) -> bool:
+    """Whether the input's time axis is that of the sequence, and not one of its own."""
+    return spec.time_axis is not None and array.shape[spec.time_axis] == time
 
 
 def _spread(spec: InputAnatomy, real: Array, rank: int) -> Array:
@@ -122,33 +131,39 @@ def _spread(spec: InputAnatomy, real: Array, rank: int) -> Array:
     assert spec.time_axis is not None
     shape = [1] * rank
     shape[spec.time_axis] = real.shape[1]
-    if spec.batch_axis is None:
-        return real[0].reshape(shape)
-    shape[spec.batch_axis] = real.shape[0]
-    if spec.batch_axis > spec.time_axis:
-        real = real.T
-    return np.asarray(real.reshape(shape))
+    if spec.batch_axis is not None:
+        shape[spec.batch_axis] = real.shape[0]
+        real = real if spec.batch_axis < spec.time_axis else real.T
+    spread: Array = real.reshape(shape)
+    return spread
 
 
 def _row(
-    anatomy: ModelAnatomy, arrays: Mapping[str, Array], row: int, length: int
+    anatomy: ModelAnatomy, arrays: Mapping[str, Array], row: int, time: int | None, length: int
 ) -> InputSequence:
     specs = [s for s in anatomy.inputs if s.name in arrays and not s.made_by_server]
-    cut = {spec.name: _cut(spec, arrays[spec.name], row, length) for spec in specs}
+    cut = {}
+    for spec in specs:
+        array = arrays[spec.name]
+        padded = time is not None and _has_padding(spec, array, time)
+        one = _one_row(spec, array, row)
+        cut[spec.name] = one[:length] if padded else one
     return InputSequence(cut, length)
 
 
-def _cut(spec: InputAnatomy, array: Array, row: int, length: int) -> Array:
-    """One row of an input: batch axis removed, time axis first, padding cut."""
-    if spec.time_axis is None:
-        return array if spec.batch_axis is None else np.moveaxis(array, spec.batch_axis, 0)[row]
-    if spec.batch_axis is None:
-        return np.moveaxis(array, spec.time_axis, 0)[:length]
-    return np.moveaxis(array, (spec.batch_axis, spec.time_axis), (0, 1))[row, :length]
+def _one_row(spec: InputAnatomy, array: Array, row: int) -> Array:
+    """One row of an input: batch axis removed, time axis first."""
+    axes = [axis for axis in (spec.batch_axis, spec.time_axis) if axis is not None]
+    ordered: Array = np.moveaxis(array, axes, range(len(axes)))
+    one: Array = ordered if spec.batch_axis is None else ordered[row]
+    return one
 
 
 def _join_output(spec: OutputAnatomy, answers: Sequence[Tensors], rows: Rows) -> Array:
-    arrays = [_restore(spec, answer[spec.name], rows.time) for answer in answers]
+    arrays = [
+        _restore(spec, answer[spec.name], length, rows.time)
+        for answer, length in zip(answers, rows.lengths, strict=True)
+    ]
     if len(arrays) == 1:
         only = arrays[0]
         return only if spec.batch_axis is None else np.expand_dims(only, spec.batch_axis)
@@ -166,8 +181,11 @@ def _join_output(spec: OutputAnatomy, answers: Sequence[Tensors], rows: Rows) ->
     )
 
 
-def _restore(spec: OutputAnatomy, array: Array, time: int | None) -> Array:
-    """One row's answer with its time axes padded and where the model has them, no batch axis."""
+def _restore(spec: OutputAnatomy, array: Array, length: int, time: int | None) -> Array:
+    """One row's answer with its time axes padded and where the model has them, no batch axis.
+
+    A time axis that is not as long as the sequence (the model pools) stays as it is.
+    """
     if not spec.time_axes or time is None:
         return array
     # Places among the axes that remain once the batch axis is gone.
@@ -175,5 +193,6 @@ def _restore(spec: OutputAnatomy, array: Array, time: int | None) -> Array:
     restored = np.moveaxis(array, 0, places[0])
     missing = [(0, 0)] * restored.ndim
     for place in places:
-        missing[place] = (0, max(0, time - restored.shape[place]))
+        if restored.shape[place] == length:
+            missing[place] = (0, time - length)
     return np.pad(restored, missing) if any(after for _, after in missing) else restored

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 import numpy as np
 from numpy.typing import NDArray
 
-from seqlens.api.requests import NamedTensor
+from seqlens.api.requests import LengthLimits, NamedTensor
 from seqlens.errors import InvalidRequest, SequenceTooLong
 from seqlens.graphs.anatomy import InputAnatomy, InputRole, ModelAnatomy
 from seqlens.sequences import Array
@@ -30,7 +30,7 @@ def check_names(anatomy: ModelAnatomy, names: Sequence[str]) -> None:
         if count > 1:
             raise InvalidRequest(f"inputs.{name}", got=f"{count} times", expected="once")
     for spec in anatomy.inputs:
-        if spec.name not in names and not spec.made_by_server:
+        if spec.name not in names and not optional(spec):
             raise InvalidRequest(f"inputs.{spec.name}", got="nothing", expected=describe(spec))
 
 
@@ -40,10 +40,16 @@ def _suggestion(name: str, known: Sequence[str]) -> str:
 
 
 def _expected_names(anatomy: ModelAnatomy) -> str:
-    needed = [repr(spec.name) for spec in anatomy.inputs if not spec.made_by_server]
-    optional = [repr(spec.name) for spec in anatomy.inputs if spec.made_by_server]
+    needed = [repr(spec.name) for spec in anatomy.inputs if not optional(spec)]
+    rest = [repr(spec.name) for spec in anatomy.inputs if optional(spec)]
     text = ", ".join(needed)
-    return f"{text}; optional: {', '.join(optional)}" if optional else text
+    return f"{text}; optional: {', '.join(rest)}" if rest else text
+
+
+def optional(spec: InputAnatomy) -> bool:
+    """Whether callers may leave the input out: it is made by the server or a state from zero."""
+    sizes = [size for axis, size in enumerate(spec.shape) if axis != spec.batch_axis]
+    return spec.made_by_server or (spec.role is InputRole.STATE and min(sizes, default=1) >= 0)
 
 
 def check_outputs(anatomy: ModelAnatomy, names: Sequence[str]) -> tuple[str, ...]:
@@ -99,19 +105,17 @@ def _check_against(field: str, shape: Sequence[int], expected: Sequence[int]) ->
         raise InvalidRequest(field, got=show_shape(shape), expected=show_shape(expected))
 
 
-def check_length(field: str, length: int, *, limit: int, fixed: int | None) -> None:
-    """Refuse an empty sequence, one that is too long, and any but the one length of a frozen
-    model.
-    """
+def check_length(field: str, length: int, limits: LengthLimits) -> None:
+    """Refuse empty sequences, those that are too long, and all but the one length that runs."""
     if length < 1:
         raise InvalidRequest(field, got="length 0", expected="at least one position")
-    if length > limit:
-        raise SequenceTooLong(field, length, limit)
-    if fixed is not None and length != fixed:
+    if length > limits.longest:
+        raise SequenceTooLong(field, length, limits.longest)
+    if limits.only is not None and length != limits.only:
         raise InvalidRequest(
             field,
             got=f"length {length}",
-            expected=f"length {fixed}, the only one that this export runs",
+            expected=f"length {limits.only}, the only one that this export runs",
         )
 
 
