@@ -227,7 +227,7 @@ def test_callers_cannot_make_series_with_names_of_their_own(
     assert shown.value("seqlens_rejected_total", reason="too_large") == 5
 
 
-def test_codes_outside_grpc_are_counted_as_unknown(
+def test_codes_outside_the_error_tree_are_counted_as_unknown(
     loaded: PrometheusObserver, lstm: ModelLabels, scrape: LookUp
 ) -> None:
     finish(loaded, lstm, code="ValueError: kitten 4711")
