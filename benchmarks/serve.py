@@ -82,9 +82,8 @@ def main() -> None:
     workload = mixed(options.count)
     titles = " ".join(f"{f'{low}-{high} p50/p99 ms':>18}" for low, high in LENGTH_RANGES)
     print(f"{options.count} sequences, {options.callers} callers, {options.lanes} lanes")
-    print(
-        f"{'model':12} {'one by one':>10} {'gRPC':>8} {'ratio':>6} {'stream':>8} {'ratio':>6} {titles}"
-    )
+    rates = f"{'one by one':>10} {'gRPC':>8} {'ratio':>6} {'stream':>8} {'ratio':>6}"
+    print(f"{'model':12} {rates} {titles}")
     with served(options.repository, options.lanes) as address:
         for name in options.models:
             print(measure(name, address, workload, options), flush=True)

@@ -1,0 +1,237 @@
+"""Watch three architectures, each in two formats, answer the same sentences from one server.
+
+Starts `seqlens serve` on free ports, asks all six example models about the kitten sentence and
+about a few hundred generated sentences of 6 to 250 words, compares every answer with eager
+PyTorch, and prints what was measured. Exits 0 only if every answer agrees.
+
+    python examples/demo.py [--repository build/repository] [--sentences 300]
+"""
+
+import argparse
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from seqlens_client import Client, Result
+from seqlens_zoo.antecedent import KITTEN_SENTENCE, LABELS, AntecedentText, encode, generate
+from seqlens_zoo.weights import reference
+
+ARCHITECTURES = ("rnn", "lstm", "transformer")
+FORMATS = ("onnx", "torchscript")
+DISTANCES = (4, 8, 16, 32, 64, 128)
+LENGTH_RANGES = ((6, 32), (33, 128), (129, 250))
+TOLERANCE = 1e-4  # largest difference of a logit to eager PyTorch; logits span some 20
+WINDOW = 16  # unanswered sentences on a stream
+
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one model answered."""
+
+    kitten: Result
+    batched: list[Result]  # through one stream, many at a time
+    alone: list[Result]  # one request after the other
+
+    @property
+    def logits(self) -> Logits:
+        return np.stack([result.output for result in self.batched])
+
+
+@dataclass(frozen=True)
+class Addresses:
+    grpc: str
+    metrics: str
+
+
+@contextmanager
+def served(repository: Path) -> Iterator[Addresses]:
+    """`seqlens serve` in a process of its own, ended afterwards."""
+    command = [sys.executable, "-m", "seqlens.cli", "serve", "--repository", str(repository)]
+    ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    with subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline().strip()
+        if not line.startswith("ready "):
+            sys.exit("the server did not start; its log above says why")
+        print(line)
+        parts = dict(part.split("=", 1) for part in line.split()[1:])
+        try:
+            yield Addresses(parts["grpc"], parts["metrics"])
+        finally:
+            process.terminate()
+
+
+def sentences(count: int) -> list[AntecedentText]:
+    """As many for every distance, 6 to 250 words long."""
+    rng = np.random.default_rng(7)
+    made = []
+    for index in range(count):
+        distance = DISTANCES[index % len(DISTANCES)]
+        words = int(rng.integers(max(6, distance + 2), 251))
+        made.append(generate(rng, distance=distance, words=words))
+    rng.shuffle(made)  # type: ignore[arg-type]
+    return made
+
+
+def ask(client: Client, model: str, texts: Sequence[str], progress: Progress) -> Run:
+    """Everything that one model is asked, with a progress bar."""
+    task = progress.add_task(model, total=2 * len(texts))
+    batched = []
+    for result in client.stream(model, texts, window=WINDOW):
+        batched.append(result)
+        progress.advance(task)
+    alone = []
+    for text in texts:
+        alone.append(client.infer(model, text))
+        progress.advance(task)
+    return Run(client.infer(model, KITTEN_SENTENCE), batched, alone)
+
+
+def probabilities(logits: Logits) -> Logits:
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def accuracy(run: Run, asked: Sequence[AntecedentText], distance: int) -> str:
+    named = [LABELS[index] for index in run.logits.argmax(axis=1)]
+    right = [
+        name == text.answer
+        for name, text in zip(named, asked, strict=True)
+        if text.distance == distance
+    ]
+    return f"{np.mean(right):.2f}"
+
+
+def latency(run: Run, low: int, high: int) -> str:
+    """p50 and p99 of the time in the server, in milliseconds."""
+    seconds = [
+        result.queue_seconds + result.compute_seconds
+        for result in run.batched
+        if low <= result.length <= high
+    ]
+    p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
+    return f"{p50:.1f} / {p99:.1f}"
+
+
+def difference(first: Sequence[Result], second: Logits) -> float:
+    return float(np.abs(np.stack([result.output for result in first]) - second).max())
+
+
+def padding_share(exposition: str, model: str) -> str:
+    tokens = {
+        sample.labels["kind"]: sample.value
+        for family in text_string_to_metric_families(exposition)
+        for sample in family.samples
+        if sample.name == "seqlens_tokens_total" and sample.labels["model"] == model
+    }
+    return f"{tokens['padding'] / sum(tokens.values()):.1%}"
+
+
+def answers_table(runs: dict[str, Run], asked: Sequence[AntecedentText]) -> Table:
+    table = Table(title="What is the last *it*? And: accuracy by distance in words")
+    for title in ("model", "the kitten sentence", *map(str, DISTANCES)):
+        table.add_column(title, justify="left" if title == "model" else "right")
+    for model, run in runs.items():
+        chances = probabilities(run.kitten.output)
+        answer = f"{LABELS[int(chances.argmax())]} {chances.max():.3f}"
+        table.add_row(model, answer, *(accuracy(run, asked, distance) for distance in DISTANCES))
+    return table
+
+
+def service_table(runs: dict[str, Run], expected: dict[str, Logits], exposition: str) -> Table:
+    ranges = [f"{low}-{high} words" for low, high in LENGTH_RANGES]
+    table = Table(
+        title="Time in the server, p50 / p99 ms, many sentences at a time",
+        caption="largest difference of a logit: batched to alone, batched to eager PyTorch",
+    )
+    for title in ("model", *ranges, "padding", "to alone", "to PyTorch"):
+        table.add_column(title, justify="left" if title == "model" else "right")
+    for model, run in runs.items():
+        alone = np.stack([result.output for result in run.alone])
+        table.add_row(
+            model,
+            *(latency(run, low, high) for low, high in LENGTH_RANGES),
+            padding_share(exposition, model),
+            f"{difference(run.batched, alone):.1e}",
+            f"{difference(run.batched, expected[model]):.1e}",
+        )
+    return table
+
+
+def disagreements(runs: dict[str, Run], expected: dict[str, Logits]) -> list[str]:
+    """Every answer that differs from eager PyTorch by more than the tolerance."""
+    found = []
+    for model, run in runs.items():
+        kitten = reference(model.split("-")[0], [encode(KITTEN_SENTENCE)])
+        for what, results, logits in (
+            ("batched", run.batched, expected[model]),
+            ("alone", run.alone, expected[model]),
+            ("kitten", [run.kitten], kitten),
+        ):
+            worst = difference(results, logits)
+            if not worst <= TOLERANCE:
+                found.append(f"{model}, {what}: differs by {worst:.1e}")
+    return found
+
+
+def metric_lines(exposition: str, *names: str) -> Iterator[str]:
+    """The first lines of some families, as Prometheus sees them."""
+    for name in names:
+        lines = [line for line in exposition.splitlines() if line.startswith(name)]
+        yield from [line for line in lines if not line.endswith(" 0.0")][:3]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repository", type=Path, default=Path("build/repository"))
+    parser.add_argument("--sentences", type=int, default=300)
+    options = parser.parse_args()
+    console = Console()
+    asked = sentences(options.sentences)
+    texts = [text.text for text in asked]
+    models = [f"{name}-{form}" for name in ARCHITECTURES for form in FORMATS]
+
+    columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn())
+    with served(options.repository) as addresses, Client(addresses.grpc) as client:
+        with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+            runs = {model: ask(client, model, texts, progress) for model in models}
+        with urllib.request.urlopen(f"http://{addresses.metrics}/metrics") as answer:
+            exposition = answer.read().decode()
+
+    console.print("comparing with eager PyTorch, sentence by sentence ...")
+    logits = {name: reference(name, [encode(text) for text in texts]) for name in ARCHITECTURES}
+    expected = {model: logits[model.split("-")[0]] for model in models}
+    console.print(answers_table(runs, asked))
+    console.print(service_table(runs, expected, exposition))
+    console.print("some of the live metrics:")
+    for line in metric_lines(
+        exposition,
+        "seqlens_request_duration_seconds_count",
+        "seqlens_tokens_total",
+        "seqlens_batch_invariance_max_abs_error",
+    ):
+        print(f"  {line}")
+
+    found = disagreements(runs, expected)
+    if found:
+        sys.exit("answers that disagree with PyTorch: " + "; ".join(found))
+    console.print(
+        f"all {sum(len(run.batched) + len(run.alone) + 1 for run in runs.values())} answers"
+        f" agree with PyTorch within {TOLERANCE}"
+    )
+
+
+if __name__ == "__main__":
+    main()
