@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 from offline import one_by_one, rate, session
-from seqlens_client import AsyncClient
 from workload import LENGTH_RANGES, Workload, arguments, export_all, mixed
+
+from seqlens_client import AsyncClient
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
 from seqlens_client import Client, Result
 from seqlens_zoo.antecedent import KITTEN_SENTENCE, LABELS, AntecedentText, encode, generate
 from seqlens_zoo.weights import reference
