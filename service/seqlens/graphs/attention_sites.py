@@ -1,0 +1,226 @@
+"""Where an ONNX graph computes attention weights.
+
+A softmax alone proves nothing: classifiers end in one. Attention is a softmax whose result
+weighs values that themselves depend on the input, by a product (``MatMul``, ``Einsum``) or by a
+multiplication that is then summed. Fused operators are known by name.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal
+
+from seqlens.graphs.anatomy import AttentionSite
+from seqlens.graphs.onnx_flow import Flow, Step, one_branch
+
+Kind = Literal["self", "cross", "pooling", "additive", "unknown"]
+
+FUSED = frozenset(
+    {
+        "Attention",
+        "MultiHeadAttention",
+        "GroupQueryAttention",
+        "PackedAttention",
+        "PackedMultiHeadAttention",
+        "QAttention",
+        "DecoderMaskedMultiHeadAttention",
+        "DecoderMaskedSelfAttention",
+        "DecoderAttention",
+        "LongformerAttention",
+        "SparseAttention",
+        "PagedAttention",
+        "QOrderedAttention",
+    }
+)
+PRODUCTS = frozenset(
+    {
+        "MatMul",
+        "Einsum",
+        "Gemm",
+        "FusedMatMul",
+        "TransposeMatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "QLinearMatMul",
+    }
+)
+# Operators that hand their data on without mixing it with other data.
+PASSES = frozenset(
+    {
+        "Identity",
+        "Cast",
+        "CastLike",
+        "Dropout",
+        "Reshape",
+        "Squeeze",
+        "Unsqueeze",
+        "Transpose",
+        "Flatten",
+        "Expand",
+        "Where",
+        "Mul",
+        "Slice",
+        "Concat",
+        "Split",
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "Enter",
+        "Exit",
+    }
+)
+_SCORE_PASSES = PASSES | {"Add", "Sub", "Div", "Clip", "Tanh", "Min", "Max", "Mod"}
+_ADDITIVE_PASSES = _SCORE_PASSES | PRODUCTS
+_FORWARD_LIMIT, _BACKWARD_LIMIT = 12, 14  # operators; real exports need fewer than half
+
+
+def find_sites(flow: Flow) -> tuple[tuple[Step, AttentionSite], ...]:
+    """All attention sites in order of execution, each with the operator that it is."""
+    found = ((step, _site(flow, step)) for step in flow.steps)
+    kept = one_branch([(step.branches, (step, site)) for step, site in found if site is not None])
+    return tuple((step, replace(site, layer=layer)) for layer, (step, site) in enumerate(kept))
+
+
+def value_product(flow: Flow, weights: Step) -> Step | None:
+    """The operator in which attention weights meet the values, None for any other softmax."""
+    derived = flow.descendants(weights.outputs[0])
+    for step, name in walk_forward(flow, weights):
+        others = [i for i in step.inputs if i and i != name]
+        if step.operator in PRODUCTS and any(o in flow.data and o not in derived for o in others):
+            return step
+        if step.operator == "Mul" and _weighs_data(flow, step, others, derived):
+            return step
+    return None
+
+
+def score_product(flow: Flow, weights: Step) -> Step | None:
+    """The product of queries and keys, None where the scores come from elsewhere."""
+    for step in walk_back(flow, weights.input(0), _SCORE_PASSES):
+        if step.operator in PRODUCTS and sum(i in flow.data for i in step.inputs[:2]) == 2:
+            return step
+    return None
+
+
+def is_softmax(flow: Flow, step: Step) -> bool:
+    """Softmax itself, or one written out: exp(log_softmax(x)), exp(x) / sum(exp(x))."""
+    if step.operator == "Softmax":
+        return True
+    if step.operator == "Exp":
+        source = flow.producers.get(step.input(0))
+        return source is not None and source.operator == "LogSoftmax"
+    return step.operator == "Div" and _is_normalised_exp(flow, step)
+
+
+def _is_normalised_exp(flow: Flow, step: Step) -> bool:
+    top = flow.producers.get(step.input(0))
+    bottom = flow.producers.get(step.input(1))
+    if bottom is not None and bottom.operator == "Add":  # a small constant guards the division
+        bottom = next(filter(None, map(flow.producers.get, bottom.inputs)), None)
+    return (
+        top is not None
+        and bottom is not None
+        and (top.operator, bottom.operator) == ("Exp", "ReduceSum")
+        and bottom.input(0) == step.input(0)
+    )
+
+
+def _site(flow: Flow, step: Step) -> AttentionSite | None:
+    if step.operator in FUSED:
+        heads = step.attributes.get("num_heads", step.attributes.get("q_num_heads"))
+        kind = _fused_kind(flow, step)
+        return AttentionSite(step.name, 0, kind, step.full_name, heads)
+    if not is_softmax(flow, step) or step.outputs[0] not in flow.data:
+        return None
+    if value_product(flow, step) is None:
+        return None
+    scores = score_product(flow, step)
+    if scores is None:
+        return None if _chooses_experts(flow, step) else _undotted_site(flow, step)
+    kind = _dot_kind(flow, *scores.inputs[:2])
+    return AttentionSite(step.name, 0, kind, step.operator, _heads(flow, step))
+
+
+def _undotted_site(flow: Flow, step: Step) -> AttentionSite:
+    kind: Kind = "additive" if _adds_two_sources(flow, step) else "pooling"
+    return AttentionSite(step.name, 0, kind, step.operator, confidence=0.7)
+
+
+def _heads(flow: Flow, step: Step) -> int | None:
+    shape = flow.shapes.get(step.outputs[0], ())
+    return shape[1] if len(shape) == 4 and isinstance(shape[1], int) else None
+
+
+def _chooses_experts(flow: Flow, step: Step) -> bool:
+    """A gate over experts looks like attention, but its width never follows a length."""
+    shape = flow.shapes.get(step.outputs[0], ())
+    declared = [dim for name in flow.inputs for dim in flow.shapes.get(name, ())]
+    if not shape or not isinstance(shape[-1], int) or shape[-1] == 1:
+        return False
+    return shape[-1] not in declared and any(not isinstance(dim, int) for dim in declared)
+
+
+def _fused_kind(flow: Flow, step: Step) -> Kind:
+    if step.operator == "Attention" and step.domain:
+        return "self"  # com.microsoft.Attention projects query, key and value from one input
+    if step.input(1) not in flow.data:
+        return "self"
+    return _dot_kind(flow, step.input(0), step.input(1))
+
+
+def _dot_kind(flow: Flow, query: str, key: str) -> Kind:
+    """Self-attention asks and answers from the same graph inputs."""
+    return "self" if _origins(flow, query) == _origins(flow, key) else "cross"
+
+
+def _origins(flow: Flow, name: str) -> frozenset[str]:
+    """Graph inputs whose values reach this one."""
+    reached, waiting = {name}, [name]
+    while waiting:
+        step = flow.producers.get(waiting.pop())
+        for source in step.inputs if step else ():
+            if source in flow.data and source not in reached:
+                reached.add(source)
+                waiting.append(source)
+    return frozenset(reached & set(flow.inputs))
+
+
+def _adds_two_sources(flow: Flow, weights: Step) -> bool:
+    """Whether tanh(query + key) lies behind the scores."""
+    for tanh in walk_back(flow, weights.input(0), _ADDITIVE_PASSES):
+        if tanh.operator != "Tanh":
+            continue
+        for step in walk_back(flow, tanh.input(0), _SCORE_PASSES):
+            if step.operator == "Add" and all(i in flow.data for i in step.inputs):
+                return True
+    return False
+
+
+def _weighs_data(flow: Flow, step: Step, others: list[str], derived: frozenset[str]) -> bool:
+    if not any(o in flow.data and o not in derived for o in others):
+        return False
+    return any(reader.operator in {"ReduceSum", "ReduceMean"} for reader, _ in flow.readers(step))
+
+
+def walk_forward(flow: Flow, start: Step) -> Iterator[tuple[Step, str]]:
+    """Readers of a result, nearest first, walking on through operators that pass data on."""
+    front, seen = [start], {start.outputs}
+    for _ in range(_FORWARD_LIMIT):
+        following: list[Step] = []
+        for step, name in (pair for s in front for pair in flow.readers(s)):
+            if step.operator == "Where" and name == step.input(0):
+                continue  # a condition selects; it is not weighed
+            yield step, name
+            if step.operator in PASSES and step.outputs not in seen:
+                seen.add(step.outputs)
+                following.append(step)
+        front = following
+
+
+def walk_back(flow: Flow, name: str, passes: frozenset[str]) -> Iterator[Step]:
+    """Makers of a value, nearest first, walking back through the operators named."""
+    front, seen = [name], {name}
+    for _ in range(_BACKWARD_LIMIT):
+        steps = [s for s in map(flow.producers.get, front) if s is not None]
+        yield from steps
+        sources = [i for s in steps if s.operator in passes for i in s.inputs]
+        front = [i for i in dict.fromkeys(sources) if i in flow.data and i not in seen]
+        seen.update(front)
