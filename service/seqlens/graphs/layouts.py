@@ -148,7 +148,9 @@ def _input_guesses(
     vocabulary = override.vocabulary_size or tensor.vocabulary_size
     datatype = override.datatype or tensor.datatype
     shapes = (
-        list(_unknown_shapes(reading)) if declared is None else [(datatype or "INT64", declared)]
+        list(_unknown_shapes(reading, tensor))
+        if declared is None
+        else [(datatype or "INT64", declared)]
     )
     if declared is not None and datatype is None:
         shapes = [(each, declared) for each in ("INT64", "FP32", "BOOL")]
@@ -164,8 +166,12 @@ def _axis(name: str, index: int, dim: int | str | None) -> Axis:
     return dim if dim is not None and dim >= 0 else f"{name}.{index}"
 
 
-def _unknown_shapes(reading: GraphReading) -> Iterator[tuple[str, tuple[int | str, ...]]]:
+def _unknown_shapes(
+    reading: GraphReading, tensor: TensorReading
+) -> Iterator[tuple[str, tuple[int | str, ...]]]:
     """What an input can be when the file tells nothing of it."""
+    if "len" in tensor.name.lower():  # lengths [batch] may broadcast, and so run, as [batch, time]
+        yield "INT64", ("a",)
     yield "INT64", ("a", "b")
     for size in reading.feature_sizes:
         yield "FP32", ("a", "b", size)
