@@ -14,7 +14,7 @@ class LengthRanges:
     ----------
     bounds
         Upper bound of each range but the last, in tokens, rising, at most 12.
-        Raises ``ValueError`` for anything else: each range costs about 130 series a model.
+        Raises ``ValueError`` for anything else: each range costs about 115 series a model.
     """
 
     def __init__(self, bounds: Sequence[int]) -> None:
