@@ -26,7 +26,7 @@ LAYERS = (
     {"scheduling"},
     {"repository"},
     {"api"},
-    {"metrics"},  # what turns events into series: built by the server, told by the rest
+    {"metrics"},  # what becomes of events: built by the server, told by the rest
     {"server"},
     {"cli", "__main__"},
 )
@@ -43,7 +43,7 @@ NEIGHBOURS = {
 }
 
 # Parts that know a network; the rest of seqlens must not.
-WIRE_LIBRARIES = {"grpc", "grpc_health", "grpc_reflection", "google", "starlette", "uvicorn"}
+WIRE_LIBRARIES = {"grpc", "grpc_health", "grpc_reflection", "starlette", "uvicorn"}
 WIRE_PARTS = {"api", "server", "cli"}
 
 Import = tuple[str, str]  # the module that imports, the module that it imports
