@@ -55,6 +55,7 @@ class InputAnatomy:
     mask_marks: Literal["real", "padding"] | None = None  # what a set entry of a mask marks
     added_by_server: bool = False  # not in the exported file: the server wired it in
     state_output: str | None = None  # STATE only: the output that continues it
+    trial_value: int | None = None  # OTHER only: a value that runs, for trials (a sample rate)
 
     @property
     def made_by_server(self) -> bool:

@@ -240,7 +240,7 @@ def difference(before: Array, after: Array) -> Array:
     if before.shape != after.shape:
         return np.full(before.shape, np.inf)
     if before.dtype.kind not in "biuf":
-        return (before != after).astype(np.float64)
+        return np.asarray(before != after, np.float64)
     first, second = before.astype(np.float64), after.astype(np.float64)
     same = (first == second) | (np.isnan(first) & np.isnan(second))
     with np.errstate(invalid="ignore"):

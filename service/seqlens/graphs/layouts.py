@@ -155,9 +155,13 @@ def _input_guesses(
     if declared is not None and datatype is None:
         shapes = [(each, declared) for each in ("INT64", "FP32", "BOOL")]
     for guessed, shape in shapes:
-        if datatype in (None, guessed):
+        if datatype is None or _same_kind(guessed, datatype):
             axes = tuple(_axis(tensor.name, index, dim) for index, dim in enumerate(shape))
-            yield InputLayout(tensor.name, guessed, axes, vocabulary)
+            yield InputLayout(tensor.name, datatype or guessed, axes, vocabulary)
+
+
+def _same_kind(first: str, second: str) -> bool:
+    return NUMPY_TYPES[first].kind == NUMPY_TYPES.get(second, NUMPY_TYPES["BYTES"]).kind
 
 
 def _axis(name: str, index: int, dim: int | str | None) -> Axis:

@@ -131,8 +131,8 @@ def one_branch(items: Sequence[tuple[tuple[str, ...], Item]], depth: int = 0) ->
             node, _, side = branches[depth].rpartition(".")
             choices.setdefault(node, {}).setdefault(side, []).append((branches, item))
     for sides in choices.values():
-        found = [one_branch(side, depth + 1) for side in sides.values()]
-        kept.extend(max(found, key=lambda side: len(side)))
+        fullest: list[Item] = max((one_branch(side, depth + 1) for side in sides.values()), key=len)
+        kept.extend(fullest)
     return kept
 
 

@@ -96,8 +96,16 @@ def _input(
         vocabulary_size=entry.vocabulary_size,
         mask_marks=found.marks if found.role is InputRole.MASK else None,
         state_output=states.get(entry.name),
+        trial_value=_trial_value(view, entry) if found.role is InputRole.OTHER else None,
     )
     return _overridden(anatomy, overrides.inputs.get(entry.name))
+
+
+def _trial_value(view: View, entry: InputLayout) -> int | None:
+    """The value with which the probes ran, where it was not drawn at random."""
+    if entry.fill == "longest":
+        return max(view.probed.sizes.values(), default=1)
+    return entry.fill if isinstance(entry.fill, int) else None
 
 
 def _output(view: View, name: str, states: set[str], overrides: AnatomyOverrides) -> OutputAnatomy:

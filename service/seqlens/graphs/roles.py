@@ -95,7 +95,9 @@ def _role_beside_time(view: View, time: str, entry: InputLayout) -> Found:
         return Found(InputRole.SEQUENCE)
     verdict = mask_verdict(Bench(view.run, view.probed, view.main, view.batch, time), entry)
     if verdict is not None:
-        leaks = f"{entry.name}: positions marked as padding still change the answer"
+        leaks = (
+            f"{entry.name}: positions marked as padding change the answer of the file as exported"
+        )
         return Found(InputRole.MASK, verdict.marks, leaks if verdict.leak else "")
     if entry.datatype == "BOOL" or "mask" in entry.name.lower():
         marks: Marks = "padding" if "pad" in entry.name.lower() else "real"
@@ -108,7 +110,7 @@ def _lengths(view: View, time: str, entry: InputLayout) -> Found:
     verdict = lengths_verdict(Bench(view.run, view.probed, view.main, view.batch, time), entry)
     if verdict is None:
         return Found(InputRole.OTHER)
-    leaks = f"{entry.name}: positions beyond the length still change the answer"
+    leaks = f"{entry.name}: positions beyond the length change the answer of the file as exported"
     return Found(InputRole.LENGTHS, finding=leaks if verdict.leak else "")
 
 

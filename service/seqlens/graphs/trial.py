@@ -1,0 +1,49 @@
+"""Inputs for trial runs of a model whose anatomy is known."""
+
+import numpy as np
+
+from seqlens.graphs.anatomy import InputAnatomy, InputRole, ModelAnatomy
+from seqlens.graphs.layouts import NUMPY_TYPES
+from seqlens.sequences import Array
+
+_OTHER_AXIS = 7  # size of axes that are neither batch nor time
+_SMALL_IDS = 4  # ids stay below it where the vocabulary is unknown
+
+
+def trial_inputs(
+    anatomy: ModelAnatomy, rows: int, length: int, *, seed: int = 0
+) -> dict[str, Array]:
+    """All inputs for ``rows`` sequences of ``length`` positions without any padding.
+
+    Ids are drawn below the vocabulary, features from a normal distribution; lengths, masks and
+    positions say that every position is real; state starts at zero. Sizes that are frozen in
+    the model win over those asked for.
+    """
+    random = np.random.default_rng(seed)
+    rows, length = anatomy.fixed_batch or rows, anatomy.fixed_length or length
+    return {one.name: _trial_input(one, rows, length, random) for one in anatomy.inputs}
+
+
+def _trial_input(one: InputAnatomy, rows: int, length: int, random: np.random.Generator) -> Array:
+    shape = [_OTHER_AXIS if size < 0 else size for size in one.shape]
+    for axis, size in ((one.batch_axis, rows), (one.time_axis, length)):
+        if axis is not None:
+            shape[axis] = size
+    return _values(one, shape, length, random).astype(NUMPY_TYPES[one.datatype])
+
+
+def _values(one: InputAnatomy, shape: list[int], length: int, random: np.random.Generator) -> Array:
+    if one.role is InputRole.LENGTHS:
+        return np.full(shape, length)
+    if one.role is InputRole.MASK:
+        return np.full(shape, one.mask_marks != "padding")
+    if one.role is InputRole.POSITIONS:
+        places = [length if axis == one.time_axis else 1 for axis in range(len(shape))]
+        return np.broadcast_to(np.arange(length).reshape(places), shape)
+    if one.role is InputRole.STATE:
+        return np.zeros(shape)
+    if one.trial_value is not None:
+        return np.full(shape, one.trial_value)
+    if NUMPY_TYPES[one.datatype].kind == "f":
+        return random.standard_normal(shape)
+    return random.integers(0, one.vocabulary_size or _SMALL_IDS, shape)
