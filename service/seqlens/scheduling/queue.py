@@ -138,8 +138,12 @@ class WaitingRoom(Generic[T]):
         return expired
 
     def take_all(self) -> list[T]:
-        """Empty the room."""
-        return [self._take(number) for number in list(self._entries)]
+        """Empty the room, in order of arrival."""
+        items = [entry.item for entry in self._entries.values()]
+        for holding in (self._entries, self._order, self._lengths, self._deadlines):
+            holding.clear()
+        self._tokens, self._seconds = 0, 0.0
+        return items
 
     def take_batch(self, now: float, idle_lanes: int = 0) -> tuple[Batch, list[T]] | None:
         """Take out the sequences to run next, with their items in the same order."""

@@ -1,0 +1,178 @@
+"""What callers see of a model that is served: put a sequence in, await its answer."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from seqlens.backends.base import Engine
+from seqlens.backends.padding import sharing_key
+from seqlens.errors import DeadlinePassed, Draining, Overloaded, SeqLensError
+from seqlens.metrics.observer import ModelLabels, Observer, QueueState
+from seqlens.scheduling.board import Board, ModelWork
+from seqlens.scheduling.cost import CostModel, CostTracker
+from seqlens.scheduling.executor import BatchExecutor
+from seqlens.scheduling.jobs import Job, settle
+from seqlens.scheduling.plan import Waiting
+from seqlens.scheduling.queue import WaitingRoom
+from seqlens.scheduling.strategy import Decision, Strategy
+from seqlens.sequences import InputSequence, SequenceAnswer
+from seqlens.settings import SchedulerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What the lanes need to know of a model."""
+
+    labels: ModelLabels
+    engine: Engine
+    decision: Decision
+    cost: CostModel
+    settings: SchedulerSettings
+
+
+class ModelQueue:
+    """The way to one model. All methods but ``state`` belong to the event loop's thread."""
+
+    def __init__(
+        self,
+        served: ServedModel,
+        board: Board,
+        observer: Observer,
+        *,
+        lanes: int,
+        watch_deadline: Callable[[float], None],
+    ) -> None:
+        self.served = served
+        self.work = _work_of(served, observer, lanes)
+        self._board, self._observer = board, observer
+        self._watch_deadline = watch_deadline
+        self._numbers = itertools.count()
+        self._unsettled: set[Job] = set()
+        self._settled = asyncio.Event()  # nothing is unsettled
+        self._settled.set()
+        self._refusal: Callable[[], SeqLensError] | None = None
+
+    def submit(
+        self, sequence: InputSequence, *, deadline: float | None = None, priority: int = 0
+    ) -> asyncio.Future[SequenceAnswer]:
+        """Let one sequence wait for its turn; see ``submit_all``."""
+        return self.submit_all([sequence], deadline=deadline, priority=priority)[0]
+
+    def submit_all(
+        self,
+        sequences: Sequence[InputSequence],
+        *,
+        deadline: float | None = None,
+        priority: int = 0,
+    ) -> list[asyncio.Future[SequenceAnswer]]:
+        """Let sequences wait for their turn, each with a future of its own, in the same order.
+
+        ``deadline`` is on the monotonic clock, in seconds; ``priority`` 1 is the highest, larger
+        numbers come later, 0 is the default and comes last. Raises ``Overloaded`` if they do
+        not all fit, ``ModelNotReady`` or ``Draining`` when the model takes no more. A future
+        fails with ``DeadlinePassed`` or ``BackendFailed``; cancelling it takes waiting work out.
+        """
+        self._refuse_if_closed(len(sequences))
+        loop, now = asyncio.get_running_loop(), time.monotonic()
+        jobs = [
+            Job(one, self._waiting(one, now, deadline, priority), loop.create_future())
+            for one in sequences
+        ]
+        self._put(jobs)
+        for job in jobs:
+            self._unsettled.add(job)
+            job.future.add_done_callback(partial(self._done, job))
+        if jobs:
+            self._settled.clear()
+        if deadline is not None:
+            self._watch_deadline(deadline)
+        return [job.future for job in jobs]
+
+    def state(self) -> QueueState:
+        """What waits and runs now. May be called from any thread."""
+        room = self._board.state(self.work)
+        return QueueState(room.sequences, room.tokens, room.oldest_seconds, len(self._unsettled))
+
+    def refuse(self, reason: Callable[[], SeqLensError]) -> None:
+        """Take no more sequences: ``submit`` raises what ``reason`` gives."""
+        self._refusal = reason
+
+    async def all_settled(self) -> None:
+        """Wait until every sequence has its answer, or its caller has left."""
+        await self._settled.wait()
+
+    def fail(self, jobs: Sequence[Job], reason: Callable[[], SeqLensError]) -> None:
+        """Fail these jobs, each with an error of its own."""
+        for job in jobs:
+            settle(job, reason())
+
+    def fail_all(self, reason: Callable[[], SeqLensError]) -> None:
+        """Fail all that waits or runs."""
+        self._board.empty(self.work)
+        self.fail(list(self._unsettled), reason)
+
+    def expire(self, jobs: Sequence[Job]) -> None:
+        """Fail jobs that waited until their deadline."""
+        for job in jobs:
+            if not job.future.done():
+                self._observer.cancelled(self.served.labels, stage="queue", cause="deadline")
+                waited = time.monotonic() - job.waiting.enqueued_at
+                settle(job, DeadlinePassed(f"deadline passed after {waited:.3f} s in the queue"))
+
+    def _waiting(
+        self, sequence: InputSequence, now: float, deadline: float | None, priority: int
+    ) -> Waiting:
+        shares = self.served.decision.strategy in (Strategy.BY_LENGTH, Strategy.EQUAL_LENGTH)
+        key = sharing_key(self.served.engine.anatomy, sequence) if shares else None
+        return Waiting(next(self._numbers), sequence.length, now, deadline, priority, key)
+
+    def _put(self, jobs: Sequence[Job]) -> None:
+        try:
+            self._board.put(self.work, jobs)
+        except Overloaded:
+            for _ in jobs:
+                self._observer.rejected(self.served.labels, reason="queue_full")
+            raise
+
+    def _refuse_if_closed(self, sequences: int) -> None:
+        if self._refusal is None:
+            return
+        refusal = self._refusal()
+        if isinstance(refusal, Draining):
+            for _ in range(sequences):
+                self._observer.rejected(self.served.labels, reason="draining")
+        raise refusal
+
+    def _done(self, job: Job, future: asyncio.Future[SequenceAnswer]) -> None:
+        """Runs on the event loop once the future has a result, failed or was cancelled."""
+        self._unsettled.discard(job)
+        if not self._unsettled:
+            self._settled.set()
+        if future.cancelled():
+            self._board.withdraw(self.work, job)
+            late = job.waiting.deadline is not None and job.waiting.deadline <= time.monotonic()
+            self._observer.cancelled(
+                self.served.labels,
+                stage="compute" if job.started else "queue",
+                cause="deadline" if late else "client",
+            )
+        elif future.exception() is None:
+            length = job.sequence.length or None
+            self._observer.sequence_finished(self.served.labels, length=length)
+
+
+def _work_of(served: ServedModel, observer: Observer, lanes: int) -> ModelWork:
+    cost = CostTracker(served.cost)
+    room: WaitingRoom[Job] = WaitingRoom(
+        served.settings,
+        served.decision.strategy,
+        cost,
+        lanes=lanes,
+        fixed_length=served.engine.anatomy.fixed_length,
+    )
+    executor = BatchExecutor(served.labels, served.engine, served.decision, room, cost, observer)
+    exclusive = not served.engine.capabilities.concurrent_runs
+    return ModelWork(served.labels, room, executor, exclusive)
