@@ -4,7 +4,7 @@ Nothing here knows a web framework: the edges in ``api`` turn these into answers
 """
 
 from http import HTTPStatus
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class SeqLensError(Exception):
@@ -22,6 +22,14 @@ class SeqLensError(Exception):
     ) -> None:
         self.field, self.got, self.expected = field, got, expected
         super().__init__(message or f"{field}: got {got}, expected {expected}")
+
+    def at(self, place: str) -> Self:
+        """The same error, telling in front of its message which part of the request it met."""
+        # Subclasses construct differently, and the original may belong to batch mates as well.
+        moved = type(self).__new__(type(self))
+        moved.__dict__.update(self.__dict__)
+        moved.args = (f"{place}: {self}",)
+        return moved
 
 
 class InvalidRequest(SeqLensError):

@@ -86,6 +86,8 @@ class ServerSettings:
         Time allowed for calls in progress when the server stops, in seconds.
     length_buckets
         Upper bounds of the length ranges in metrics, in tokens.
+    log_requests
+        Write one log line for each request.
     """
 
     repository: Path
@@ -99,5 +101,6 @@ class ServerSettings:
     cache: Path = Path("~/.cache/seqlens")
     drain_seconds: float = 10.0
     length_buckets: tuple[int, ...] = (16, 32, 64, 128, 256, 512, 1024)
+    log_requests: bool = False
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)

@@ -1,47 +1,67 @@
 """One sequence of a ragged request: tensors without batch axis and padding."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from seqlens.api.requests import LengthLimits, NamedTensor
 from seqlens.api.rows import input_named
 from seqlens.api.validation import (
     check_length,
     check_names,
-    check_sequence_tensor,
+    check_sequence_shape,
     describe_sequence,
     optional,
     refuse_values,
     wrong_values,
 )
 from seqlens.errors import InvalidRequest
-from seqlens.graphs.anatomy import InputAnatomy, ModelAnatomy
+from seqlens.graphs.anatomy import ModelAnatomy
 from seqlens.sequences import Array, InputSequence
+from seqlens_wire.tensors import TensorError, conform
 
 
 def check_sequence(
-    anatomy: ModelAnatomy, tensors: Sequence[NamedTensor], *, limits: LengthLimits
+    anatomy: ModelAnatomy, tensors: Sequence[NamedTensor], limits: LengthLimits
 ) -> InputSequence:
     """Check the tensors of one ragged sequence: no batch axis, time first, no padding.
 
-    Raises ``InvalidRequest``, also for lengths, masks and positions: without padding they say
-    nothing, and the server makes them itself.
+    Integers of another datatype are taken where they fit, and numbers of any datatype where
+    the model takes floats. Raises ``InvalidRequest``, also for lengths, masks and positions:
+    without padding they say nothing, and the server makes them itself.
     """
+    tensors = [_named(anatomy, tensor) for tensor in tensors]
     check_names(anatomy, [tensor.name for tensor in tensors])
-    for tensor in tensors:
-        spec = input_named(anatomy, tensor.name)
-        if spec.made_by_server:
-            raise InvalidRequest(
-                f"inputs.{spec.name}",
-                got=f"{spec.role.value} of a ragged sequence",
-                expected="nothing: the server makes this input itself",
-            )
-        check_sequence_tensor(spec, tensor)
-    arrays = {tensor.name: tensor.array for tensor in tensors}
+    arrays = {tensor.name: _checked(anatomy, tensor) for tensor in tensors}
     length = _length(anatomy, arrays, limits)
     for name, array in arrays.items():
         spec = input_named(anatomy, name)
         refuse_values(spec, array, wrong_values(spec, array))
     return InputSequence(arrays, length)
+
+
+def _named(anatomy: ModelAnatomy, tensor: NamedTensor) -> NamedTensor:
+    if tensor.name:
+        return tensor
+    needed = [spec.name for spec in anatomy.inputs if not optional(spec)]
+    if len(needed) == 1:
+        return replace(tensor, name=needed[0])
+    raise InvalidRequest("inputs", got="a tensor without a name", expected=", ".join(needed))
+
+
+def _checked(anatomy: ModelAnatomy, tensor: NamedTensor) -> Array:
+    spec = input_named(anatomy, tensor.name)
+    if spec.made_by_server:
+        raise InvalidRequest(
+            f"inputs.{spec.name}",
+            got=f"{spec.role.value} of a ragged sequence",
+            expected="nothing: the server makes this input itself",
+        )
+    try:
+        array = conform(tensor.array, spec.datatype, field=f"inputs.{spec.name}")
+    except TensorError as error:
+        raise InvalidRequest(error.field, got=error.got, expected=error.expected) from None
+    check_sequence_shape(spec, array)
+    return array
 
 
 def _length(anatomy: ModelAnatomy, arrays: Mapping[str, Array], limits: LengthLimits) -> int:
@@ -61,16 +81,16 @@ def _length(anatomy: ModelAnatomy, arrays: Mapping[str, Array], limits: LengthLi
     return length
 
 
-def text_input(anatomy: ModelAnatomy) -> InputAnatomy:
-    """The input that takes a tokenizer's ids.
+def text_tensor(anatomy: ModelAnatomy, token_ids: Array) -> NamedTensor:
+    """The input that a tokenizer's ids belong to.
 
-    Raises ``InvalidRequest`` when there is none, or when the model needs more than ids.
+    Raises ``InvalidRequest`` when the model needs more than ids, or none.
     """
     needed = [spec for spec in anatomy.inputs if not optional(spec)]
     if len(needed) == 1 and needed[0].vocabulary_size is not None:
-        return needed[0]
+        return NamedTensor(needed[0].name, "INT64", token_ids)
     raise InvalidRequest(
-        "text",
+        "texts",
         got="a text",
         expected="tensors: " + ", ".join(f"{s.name} {describe_sequence(s)}" for s in needed),
     )

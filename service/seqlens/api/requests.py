@@ -42,8 +42,10 @@ class InferRequest:
 class Timings:
     """Where the time of a request went, in seconds: for several rows, that of the slowest one."""
 
+    decode_seconds: float = 0.0
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
+    encode_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +57,17 @@ class InferResponse:
     id: str
     outputs: tuple[NamedTensor, ...]
     timings: Timings
-    rows: int
-    longest: int | None  # positions of the longest row; None for a model without a time axis
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceRequest:
-    """One ragged sequence: tensors without batch axis and padding, or a text for the tokenizer."""
+    """One ragged sequence: tensors without batch axis and padding, or a text for the tokenizer.
+
+    The name of a tensor may be empty where the model has only one input that callers give.
+    """
 
     inputs: tuple[NamedTensor, ...] = ()
     text: str | None = None
-    outputs: tuple[str, ...] = ()  # empty: all
-    urgency: Urgency = Urgency()
 
 
 @dataclass(frozen=True, slots=True)

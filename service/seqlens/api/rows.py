@@ -20,7 +20,7 @@ from seqlens.sequences import Array, InputSequence, Tensors
 
 
 def split(
-    anatomy: ModelAnatomy, tensors: Sequence[NamedTensor], *, limits: LengthLimits
+    anatomy: ModelAnatomy, tensors: Sequence[NamedTensor], limits: LengthLimits
 ) -> tuple[list[InputSequence], Rows]:
     """Check whole tensors and cut them into one sequence for each row, without padding.
 

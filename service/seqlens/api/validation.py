@@ -67,31 +67,24 @@ def check_outputs(anatomy: ModelAnatomy, names: Sequence[str]) -> tuple[str, ...
 
 def check_tensor(spec: InputAnatomy, tensor: NamedTensor) -> None:
     """Refuse a whole tensor of another datatype, rank or fixed size than the model's input."""
-    _check_datatype(spec, tensor)
+    if tensor.datatype != spec.datatype:
+        raise InvalidRequest(
+            f"inputs.{spec.name}.datatype", got=tensor.datatype, expected=spec.datatype
+        )
     free = {spec.batch_axis, spec.time_axis}
     expected = tuple(-1 if axis in free else size for axis, size in enumerate(spec.shape))
     _check_against(f"inputs.{spec.name}.shape", tensor.array.shape, expected)
 
 
-def check_sequence_tensor(spec: InputAnatomy, tensor: NamedTensor) -> None:
-    """The same for one sequence: without batch axis, the time axis first."""
-    _check_datatype(spec, tensor)
-    _check_against(f"inputs.{spec.name}.shape", tensor.array.shape, sequence_shape(spec))
+def check_sequence_shape(spec: InputAnatomy, array: Array) -> None:
+    """The same for the shape of one sequence: without batch axis, the time axis first."""
+    _check_against(f"inputs.{spec.name}.shape", array.shape, sequence_shape(spec))
 
 
 def sequence_shape(spec: InputAnatomy) -> tuple[int, ...]:
     """Shape of the input for one sequence: no batch axis, time first; -1: any size."""
     rest = [s for axis, s in enumerate(spec.shape) if axis not in (spec.batch_axis, spec.time_axis)]
     return (-1, *rest) if spec.time_axis is not None else tuple(rest)
-
-
-def _check_datatype(spec: InputAnatomy, tensor: NamedTensor) -> None:
-    if tensor.datatype != spec.datatype:
-        raise InvalidRequest(
-            f"inputs.{spec.name}.datatype",
-            got=tensor.datatype or "nothing",
-            expected=spec.datatype,
-        )
 
 
 def _check_against(field: str, shape: Sequence[int], expected: Sequence[int]) -> None:

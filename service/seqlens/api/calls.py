@@ -1,0 +1,105 @@
+"""What is noted about a request from its arrival to its answer, whatever its protocol."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from seqlens.api.requests import Timings
+from seqlens.api.statistics import Statistics
+from seqlens.errors import SeqLensError, SequenceTooLong
+from seqlens.graphs.anatomy import Architecture
+from seqlens.metrics.observer import Method, ModelLabels, Observer
+
+Protocol = Literal["grpc", "rest"]
+
+UNKNOWN_MODEL = ModelLabels("_unknown", "", Architecture.OTHER)
+
+
+@dataclass(slots=True)
+class Call:
+    """Notes about one request, filled in while it is served."""
+
+    labels: ModelLabels = UNKNOWN_MODEL
+    longest: int | None = None  # positions of its longest sequence; None: no time axis
+    sequences: int = 0  # answered
+    timings: Timings = field(default_factory=Timings)
+
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Time what makes plain values of a message."""
+        start = time.perf_counter()
+        yield
+        self.timings = replace(self.timings, decode_seconds=time.perf_counter() - start)
+
+    @contextmanager
+    def encoding(self) -> Iterator[None]:
+        """Time what makes a message of plain values."""
+        start = time.perf_counter()
+        yield
+        self.timings = replace(self.timings, encode_seconds=time.perf_counter() - start)
+
+
+class Calls:
+    """Reports every request once, with its outcome."""
+
+    def __init__(self, observer: Observer, statistics: Statistics) -> None:
+        self._observer = observer
+        self._statistics = statistics
+
+    @contextmanager
+    def watch(
+        self, protocol: Protocol, method: Method, why_left: Callable[[], str]
+    ) -> Iterator[Call]:
+        """Time what is done inside and report how it ended.
+
+        ``why_left`` gives the code of a request that was cancelled: CANCELLED, or
+        DEADLINE_EXCEEDED where it was the caller's own deadline.
+        """
+        call, start, code = Call(), time.perf_counter(), "OK"
+        try:
+            yield call
+        except asyncio.CancelledError:
+            code = why_left()
+            raise
+        except SeqLensError as error:
+            code = error.grpc_code
+            self.refused(call.labels, error)
+            raise
+        except BaseException:
+            code = "INTERNAL"
+            raise
+        finally:
+            self.report(call, protocol, method, code, time.perf_counter() - start)
+
+    def report(
+        self, call: Call, protocol: Protocol, method: Method, code: str, seconds: float
+    ) -> None:
+        """Report one request that ended with ``code`` after ``seconds``."""
+        self._observer.request_finished(
+            call.labels,
+            protocol=protocol,
+            method=method,
+            code=code,
+            length=call.longest,
+            seconds=seconds,
+        )
+        if code == "OK":
+            self._report_answer(call)
+
+    def refused(self, labels: ModelLabels, error: SeqLensError) -> None:
+        """Count a sequence that was refused for its length; queues count their own refusals."""
+        if isinstance(error, SequenceTooLong):
+            self._observer.rejected(labels, reason="too_long")
+
+    def _report_answer(self, call: Call) -> None:
+        timings = call.timings
+        self._observer.stage_finished(
+            call.labels, stage="decode", length=call.longest, seconds=timings.decode_seconds
+        )
+        self._observer.stage_finished(
+            call.labels, stage="encode", length=call.longest, seconds=timings.encode_seconds
+        )
+        self._statistics.answered(call.labels, call.sequences, timings)

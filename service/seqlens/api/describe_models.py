@@ -1,0 +1,141 @@
+"""What the Open Inference Protocol says about a model: metadata, configuration, statistics."""
+
+from collections.abc import Iterable, Sequence
+
+from seqlens.api.statistics import Duration, ModelCounts
+from seqlens.api.validation import optional
+from seqlens.graphs.anatomy import InputAnatomy, OutputAnatomy
+from seqlens.repository.models import LoadedModel
+from seqlens.scheduling.strategy import Strategy
+from seqlens.settings import SchedulerSettings
+from seqlens_wire.pb import model_config_pb2
+from seqlens_wire.pb.open_inference_pb2 import (
+    InferBatchStatistics,
+    InferStatistics,
+    ModelMetadataResponse,
+    ModelStatistics,
+    StatisticDuration,
+)
+
+
+def model_metadata(model: LoadedModel, versions: Sequence[str]) -> ModelMetadataResponse:
+    """Inputs and outputs in the model's own layout, and what was found as properties."""
+    return ModelMetadataResponse(
+        name=model.name,
+        versions=versions,
+        platform=model.platform,
+        inputs=[_tensor_metadata(spec) for spec in exported_inputs(model)],
+        outputs=[_tensor_metadata(spec) for spec in model.anatomy.outputs],
+        properties=_properties(model),
+    )
+
+
+def exported_inputs(model: LoadedModel) -> list[InputAnatomy]:
+    """The inputs of the file itself.
+
+    Generic clients fill every input that they are told of with data of their own, so those that
+    the server wired in are not shown; callers may still send them by name.
+    """
+    return [spec for spec in model.anatomy.inputs if not spec.added_by_server]
+
+
+def _tensor_metadata(
+    spec: InputAnatomy | OutputAnatomy,
+) -> ModelMetadataResponse.TensorMetadata:
+    return ModelMetadataResponse.TensorMetadata(
+        name=spec.name, datatype=spec.datatype, shape=spec.shape
+    )
+
+
+def _properties(model: LoadedModel) -> dict[str, str]:
+    anatomy = model.anatomy
+    properties = {
+        "architecture": anatomy.architecture.value,
+        "sequential_depth": anatomy.sequential_depth,
+        "strategy": model.decision.strategy.value,
+        "precision": anatomy.precision,
+        "max_length": str(model.max_length),
+        "optional_inputs": ",".join(spec.name for spec in anatomy.inputs if optional(spec)),
+        "batch_axes": _axes((spec.name, spec.batch_axis) for spec in anatomy.inputs),
+        "time_axes": _axes((spec.name, spec.time_axis) for spec in anatomy.inputs),
+        "state_tensors": ",".join(
+            f"{spec.name}={spec.state_output}" for spec in anatomy.inputs if spec.state_output
+        ),
+    }
+    return {name: text for name, text in properties.items() if text}
+
+
+def _axes(axes: Iterable[tuple[str, int | None]]) -> str:
+    return ",".join(f"{name}={axis}" for name, axis in axes if axis is not None)
+
+
+def model_config(model: LoadedModel, scheduler: SchedulerSettings) -> model_config_pb2.ModelConfig:
+    """The configuration as clients of the reference server expect it.
+
+    With a positive ``max_batch_size`` the batch axis comes first in all tensors and is left out
+    of ``dims``; for any other layout it is 0 and ``dims`` are whole shapes.
+    """
+    batch_first = _batch_first(model)
+    config = model_config_pb2.ModelConfig(
+        name=model.name,
+        platform=model.platform,
+        backend=model.backend,
+        max_batch_size=scheduler.max_batch_sequences if batch_first else 0,
+    )
+    for spec in exported_inputs(model):
+        config.input.add(
+            name=spec.name,
+            data_type=_data_type(spec.datatype),
+            dims=spec.shape[1:] if batch_first else spec.shape,
+            optional=optional(spec),
+        )
+    for output in model.anatomy.outputs:
+        config.output.add(
+            name=output.name,
+            data_type=_data_type(output.datatype),
+            dims=output.shape[1:] if batch_first else output.shape,
+        )
+    if model.decision.strategy in (Strategy.BY_LENGTH, Strategy.EQUAL_LENGTH):
+        config.dynamic_batching.SetInParent()
+    for name, text in _properties(model).items():
+        config.parameters[name].string_value = text
+    return config
+
+
+def _batch_first(model: LoadedModel) -> bool:
+    if model.decision.strategy is Strategy.WHOLE:
+        return False
+    axes = [spec.batch_axis for spec in (*exported_inputs(model), *model.anatomy.outputs)]
+    return all(axis == 0 for axis in axes)
+
+
+def _data_type(datatype: str) -> "model_config_pb2.DataType.ValueType":
+    name = "STRING" if datatype == "BYTES" else datatype
+    return model_config_pb2.DataType.Value(f"TYPE_{name}")
+
+
+def model_statistics(model: LoadedModel, counts: ModelCounts) -> ModelStatistics:
+    """Counts and times since the model was loaded."""
+    return ModelStatistics(
+        name=model.name,
+        version=model.version,
+        last_inference=round(counts.last_answer * 1_000),
+        inference_count=counts.sequences,
+        execution_count=counts.executions,
+        inference_stats=InferStatistics(
+            success=_duration(counts.success),
+            fail=_duration(counts.fail),
+            queue=_duration(counts.queue),
+            compute_input=_duration(counts.decode),
+            compute_infer=_duration(counts.compute),
+            compute_output=_duration(counts.encode),
+        ),
+        batch_stats=[
+            InferBatchStatistics(batch_size=size, compute_infer=_duration(duration))
+            for size, duration in sorted(counts.batches.items())
+        ],
+    )
+
+
+def _duration(duration: Duration) -> StatisticDuration:
+    return StatisticDuration(count=duration.count, ns=round(duration.seconds * 1e9))

@@ -1,0 +1,196 @@
+"""Our own service over gRPC: ``seqlens.v1.SequenceService``."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+from seqlens.api.calls import Call, Calls
+from seqlens.api.convert import deadline_in
+from seqlens.api.convert_sequences import read_sequences, write_answers
+from seqlens.api.describe_sequences import describe_model
+from seqlens.api.failures import answerable
+from seqlens.api.grpc_errors import Context, streaming, unary, why_left
+from seqlens.api.inference import Inference, Outcome, outcomes, slowest
+from seqlens.api.requests import Urgency
+from seqlens.api.served import DRAINING, ServedModels
+from seqlens.api.stream import Group, Pending, SequenceStream
+from seqlens.api.validation import check_outputs
+from seqlens.errors import Draining, InvalidRequest, SeqLensError
+from seqlens.sequences import SequenceAnswer
+from seqlens.settings import ServerSettings
+from seqlens_wire.pb import sequences_pb2 as pb
+
+# Enough to keep several lanes in work, little enough that a client that leaves wastes nothing.
+DEFAULT_WINDOW = 256
+
+
+class GrpcSequenceService:
+    """Methods carry the names of the RPCs; see ``seqlens_wire.services.add_servicer``."""
+
+    def __init__(
+        self, inference: Inference, models: ServedModels, calls: Calls, settings: ServerSettings
+    ) -> None:
+        self._inference = inference
+        self._models = models
+        self._calls = calls
+        self._settings = settings
+
+    @unary
+    async def ProcessBatch(
+        self, request: pb.ProcessBatchRequest, context: Context
+    ) -> pb.ProcessBatchResponse:
+        """Answer many ragged sequences, each with its answer or its error."""
+        with self._calls.watch("grpc", "batch", lambda: why_left(context)) as call:
+            served = self._models.find(request.model_name, request.model_version)
+            model, call.labels = served.model, served.model.metric_labels
+            names = check_outputs(model.anatomy, request.output_names)
+            with call.decoding():
+                plain = read_sequences(request.sequences)
+            urgency = Urgency(deadline_in(context.time_remaining()), request.priority)
+            checked = await self._inference.check(model, plain)
+            results = await outcomes(self._inference.start(served, checked, urgency))
+            self._note(call, results)
+            with call.encoding():
+                return pb.ProcessBatchResponse(
+                    model_name=model.name,
+                    model_version=model.version,
+                    id=request.id,
+                    answers=write_answers(model.anatomy.outputs, results, names),
+                )
+
+    @streaming
+    async def ProcessStream(
+        self, requests: AsyncIterator[pb.ProcessStreamRequest], context: Context
+    ) -> AsyncGenerator[pb.ProcessStreamResponse, None]:
+        """Answer sequences as they come, within a window."""
+        options = await _read_options(requests)
+        served = self._models.find(options.model_name, options.model_version)
+        names = check_outputs(served.model.anatomy, options.output_names)
+        stream = SequenceStream(self._window(options), options.keep_order)
+        reader = asyncio.create_task(self._read_until_drained(requests, options, stream, context))
+        reader.add_done_callback(lambda _: stream.end())
+        try:
+            async for group in stream.groups():
+                yield self._respond(group, names)
+            await reader
+        finally:
+            reader.cancel()
+            for pending in stream.close():
+                self._report(pending, why_left(context), None)
+
+    @unary
+    async def DescribeModel(
+        self, request: pb.DescribeModelRequest, context: Context
+    ) -> pb.DescribeModelResponse:
+        """What was found in a model, how it is served, and the proof."""
+        model = self._models.repository.get(request.model_name, request.model_version)
+        return describe_model(model, self._models.versions(model.name), self._settings.scheduler)
+
+    def _window(self, options: pb.StreamOptions) -> int:
+        return min(options.window or DEFAULT_WINDOW, self._settings.limits.max_stream_window)
+
+    async def _read_until_drained(
+        self,
+        requests: AsyncIterator[pb.ProcessStreamRequest],
+        options: pb.StreamOptions,
+        stream: SequenceStream,
+        context: Context,
+    ) -> None:
+        """Read to the end of the stream; when the server shuts down, raise ``Draining``."""
+        reader = asyncio.create_task(self._read(requests, options, stream, context))
+        drained = asyncio.create_task(self._models.draining.wait())
+        try:
+            await asyncio.wait({reader, drained}, return_when=asyncio.FIRST_COMPLETED)
+            if not reader.done():
+                raise Draining(DRAINING)
+            await reader
+        finally:
+            reader.cancel()
+            drained.cancel()
+
+    async def _read(
+        self,
+        requests: AsyncIterator[pb.ProcessStreamRequest],
+        options: pb.StreamOptions,
+        stream: SequenceStream,
+        context: Context,
+    ) -> None:
+        async for message in requests:
+            for pending in await self._start(message, options, context):
+                stream.add(pending)
+            await stream.room()
+
+    async def _start(
+        self, message: pb.ProcessStreamRequest, options: pb.StreamOptions, context: Context
+    ) -> list[Pending]:
+        """Start the sequences of a message; what is wrong with it is told to each of its ids."""
+        ids: Sequence[str] = message.sequences.ids
+        try:
+            if message.WhichOneof("message") != "sequences":
+                raise InvalidRequest(
+                    "message", got=message.WhichOneof("message") or "nothing", expected="sequences"
+                )
+            served = self._models.find(options.model_name, options.model_version)
+            plain = read_sequences(message.sequences.sequences)
+            if len(ids) != len(plain):
+                raise InvalidRequest(
+                    "sequences.ids",
+                    got=f"{len(ids)} ids",
+                    expected=f"{len(plain)}, one for each sequence",
+                )
+            urgency = Urgency(_deadline(options, context), options.priority)
+            checked = await self._inference.check(served.model, plain)
+            started = self._inference.start(served, checked, urgency)
+        except Exception as error:
+            told = answerable(error)
+            return [Pending(one, None, told) for one in ids or ("",)]
+        return [
+            Pending(one, served.model, future) for one, future in zip(ids, started, strict=True)
+        ]
+
+    def _respond(self, group: Group, names: Sequence[str]) -> pb.ProcessStreamResponse:
+        results = [result for _, result in group.members]
+        for pending, result in group.members:
+            code = result.grpc_code if isinstance(result, SeqLensError) else "OK"
+            self._report(pending, code, result)
+        response = pb.ProcessStreamResponse(ids=[pending.id for pending, _ in group.members])
+        outputs = () if group.model is None else group.model.anatomy.outputs
+        response.answers.CopyFrom(write_answers(outputs, results, names))
+        if group.model is not None:
+            response.model_version = group.model.version
+        return response
+
+    def _report(self, pending: Pending, code: str, result: Outcome | None) -> None:
+        """Each sequence of a stream counts as one request."""
+        call = Call() if pending.model is None else Call(pending.model.metric_labels)
+        self._note(call, [] if result is None else [result])
+        self._calls.report(call, "grpc", "stream", code, time.perf_counter() - pending.arrived)
+
+    def _note(self, call: Call, results: Sequence[Outcome]) -> None:
+        answers = [one for one in results if isinstance(one, SequenceAnswer)]
+        for one in results:
+            if isinstance(one, SeqLensError):
+                self._calls.refused(call.labels, one)
+        if answers:
+            call.sequences, call.timings = len(answers), slowest(answers, call.timings)
+            call.longest = max(answer.length for answer in answers) or None
+
+
+async def _read_options(requests: AsyncIterator[pb.ProcessStreamRequest]) -> pb.StreamOptions:
+    first = await anext(requests, None)
+    kind = None if first is None else first.WhichOneof("message")
+    if first is None or kind != "options":
+        raise InvalidRequest("message", got=kind or "nothing", expected="options, as the first")
+    options = first.options
+    if options.HasField("timeout_seconds") and not options.timeout_seconds > 0:
+        raise InvalidRequest(
+            "options.timeout_seconds", got=str(options.timeout_seconds), expected="more than 0"
+        )
+    return options
+
+
+def _deadline(options: pb.StreamOptions, context: Context) -> float | None:
+    allowed = [context.time_remaining()]
+    if options.HasField("timeout_seconds"):
+        allowed.append(options.timeout_seconds)
+    return deadline_in(min((one for one in allowed if one is not None), default=None))

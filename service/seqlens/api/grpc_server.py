@@ -1,0 +1,70 @@
+"""The gRPC server with all its services: inference, sequences, health and reflection."""
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from seqlens.api.grpc_inference import GrpcInferenceService
+from seqlens.api.grpc_sequences import GrpcSequenceService
+from seqlens.settings import ServerSettings
+from seqlens_wire.services import OPEN_INFERENCE, SEQUENCES, add_servicer, reflection_pool
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class GrpcServer:
+    """Listens for calls. Must be made inside the running event loop."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        inference: GrpcInferenceService,
+        sequences: GrpcSequenceService,
+    ) -> None:
+        self._server = grpc.aio.server(
+            options=_options(settings),
+            maximum_concurrent_rpcs=settings.limits.max_concurrent_rpcs,
+        )
+        add_servicer(self._server, OPEN_INFERENCE, inference)
+        add_servicer(self._server, SEQUENCES, sequences)
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (OPEN_INFERENCE, SEQUENCES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        pool = reflection_pool(health_pb2.DESCRIPTOR)
+        reflection.enable_server_reflection(names, self._server, pool=pool)
+
+    async def start(self, address: str) -> int:
+        """Listen and return the port. Raises ``RuntimeError`` if that cannot be."""
+        port = self._server.add_insecure_port(address)
+        await self.set_health(False)
+        await self._server.start()
+        return port
+
+    async def set_health(self, serving: bool) -> None:
+        """Tell the health of the server as a whole and of its services."""
+        for name in ("", OPEN_INFERENCE, SEQUENCES):
+            await self._health.set(name, SERVING if serving else NOT_SERVING)
+
+    async def set_model_health(self, name: str, serving: bool) -> None:
+        """Tell the health of one model, under its name."""
+        await self._health.set(name, SERVING if serving else NOT_SERVING)
+
+    async def stop(self, seconds: float) -> None:
+        """Turn all health off, take no new connections, and let calls in progress finish."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(seconds)
+
+
+def _options(settings: ServerSettings) -> list[tuple[str, int]]:
+    size = settings.limits.max_message_bytes
+    return [
+        ("grpc.max_receive_message_length", size),
+        ("grpc.max_send_message_length", size),
+        # Otherwise a second server on the same port starts without an error and takes half of
+        # the calls.
+        ("grpc.so_reuseport", 0),
+        # Clients may keep idle connections alive with a ping every 10 s or less often.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]

@@ -1,0 +1,203 @@
+"""The one way from a request to its answer, free of any protocol."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import ParamSpec, TypeVar
+
+from seqlens.api.calls import Call
+from seqlens.api.failures import answerable
+from seqlens.api.ragged import check_sequence, text_tensor
+from seqlens.api.requests import (
+    InferRequest,
+    InferResponse,
+    LengthLimits,
+    NamedTensor,
+    Rows,
+    SequenceRequest,
+    Timings,
+    Urgency,
+)
+from seqlens.api.rows import join, split
+from seqlens.api.served import Served, ServedModels
+from seqlens.api.validation import check_names, check_outputs
+from seqlens.errors import InvalidRequest, SeqLensError
+from seqlens.repository.models import LoadedModel
+from seqlens.scheduling.strategy import Strategy
+from seqlens.sequences import Array, InputSequence, SequenceAnswer, array_bytes
+
+Outcome = SequenceAnswer | SeqLensError
+Started = asyncio.Future[SequenceAnswer] | SeqLensError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Checking or copying more than this takes longer than the event loop may be held up.
+LARGE_BYTES = 1 << 20
+
+
+class Inference:
+    """Checks requests, hands their sequences to the model's queue and gathers the answers.
+
+    Used on the event loop only.
+    """
+
+    def __init__(self, models: ServedModels) -> None:
+        self._models = models
+
+    async def infer(self, request: InferRequest, call: Call) -> InferResponse:
+        """Answer whole tensors, in the caller's order and shape.
+
+        Raises ``SeqLensError``. When one row fails the request fails with that row named and no
+        more is done for the others; when the caller leaves, waiting work is taken back.
+        """
+        served = self._models.find(request.model, request.version)
+        model, call.labels = served.model, served.model.metric_labels
+        names = check_outputs(model.anatomy, request.outputs)
+        size = sum(tensor.array.nbytes for tensor in request.inputs)
+        sequences, rows = await _off_loop_if_large(size, _take_apart, model, request.inputs)
+        call.longest = None if rows.time is None else max(rows.lengths)
+        answers = await _all_or_none(_submit(served, sequences, request.urgency))
+        call.sequences = len(answers)
+        call.timings = slowest(answers, call.timings)
+        size = sum(array_bytes(answer.outputs) for answer in answers)
+        arrays = await _off_loop_if_large(size, _put_together, model, answers, rows, names)
+        outputs = [s for s in model.anatomy.outputs if s.name in names]
+        return InferResponse(
+            model.name,
+            model.version,
+            request.id,
+            tuple(NamedTensor(s.name, s.datatype, arrays[s.name]) for s in outputs),
+            call.timings,
+        )
+
+    async def check(
+        self, model: LoadedModel, requests: Sequence[SequenceRequest]
+    ) -> list[InputSequence | SeqLensError]:
+        """Make sequences of ragged requests: each by itself, so that a bad one costs no other.
+
+        Texts are turned into token ids. Raises ``InvalidRequest`` for texts to a model without
+        a tokenizer.
+        """
+        texts = [request.text for request in requests if request.text is not None]
+        ids = iter(await _encode(model, texts) if texts else ())
+        checked: list[InputSequence | SeqLensError] = []
+        for request in requests:
+            try:
+                inputs = request.inputs
+                if request.text is not None:
+                    inputs = (text_tensor(model.anatomy, next(ids)),)
+                checked.append(check_sequence(model.anatomy, inputs, length_limits(model)))
+            except SeqLensError as error:
+                checked.append(error)
+        return checked
+
+    def start(
+        self, served: Served, checked: Sequence[InputSequence | SeqLensError], urgency: Urgency
+    ) -> list[Started]:
+        """Let the sequences wait for their turn together; errors stay where they are.
+
+        Where the model takes no more, each of them gets that error.
+        """
+        good = [one for one in checked if isinstance(one, InputSequence)]
+        try:
+            futures = iter(_submit(served, good, urgency))
+        except SeqLensError as error:
+            return [error if isinstance(one, InputSequence) else one for one in checked]
+        return [next(futures) if isinstance(one, InputSequence) else one for one in checked]
+
+
+async def outcomes(started: Sequence[Started]) -> list[Outcome]:
+    """Wait for all; each gets its answer or its error. On cancel all waiting work is taken back."""
+    futures = [one for one in started if isinstance(one, asyncio.Future)]
+    try:
+        if futures:
+            await asyncio.wait(futures)
+    finally:
+        _take_back(futures)
+    return [outcome(one) for one in started]
+
+
+def outcome(started: Started) -> Outcome:
+    """Answer or error of a sequence that is done."""
+    if isinstance(started, SeqLensError):
+        return started
+    error = started.exception()
+    return started.result() if error is None else answerable(error)
+
+
+def length_limits(model: LoadedModel) -> LengthLimits:
+    """Which lengths the model takes as it is served."""
+    padded = model.decision.strategy is Strategy.BY_LENGTH
+    return LengthLimits(model.max_length, None if padded else model.anatomy.fixed_length)
+
+
+def _take_apart(
+    model: LoadedModel, tensors: Sequence[NamedTensor]
+) -> tuple[list[InputSequence], Rows]:
+    if model.decision.strategy is not Strategy.WHOLE:
+        return split(model.anatomy, tensors, length_limits(model))
+    check_names(model.anatomy, [tensor.name for tensor in tensors])
+    arrays = {tensor.name: tensor.array for tensor in tensors}
+    return [InputSequence(arrays, 0)], Rows(time=None, lengths=(0,))
+
+
+def _put_together(
+    model: LoadedModel, answers: Sequence[SequenceAnswer], rows: Rows, names: Sequence[str]
+) -> dict[str, Array]:
+    outputs = [answer.outputs for answer in answers]
+    if model.decision.strategy is Strategy.WHOLE:
+        return dict(outputs[0])
+    return join(model.anatomy, outputs, rows, names)
+
+
+def _submit(
+    served: Served, sequences: Sequence[InputSequence], urgency: Urgency
+) -> list[asyncio.Future[SequenceAnswer]]:
+    return served.queue.submit_all(sequences, deadline=urgency.deadline, priority=urgency.priority)
+
+
+async def _all_or_none(futures: Sequence[asyncio.Future[SequenceAnswer]]) -> list[SequenceAnswer]:
+    """All answers in order; the first failure ends it, and its row is named."""
+    if len(futures) == 1:
+        return [await futures[0]]
+    try:
+        await asyncio.wait(futures, return_when=asyncio.FIRST_EXCEPTION)
+        for row, future in enumerate(futures):
+            if future.done() and (error := future.exception()) is not None:
+                raise error.at(f"row {row}") if isinstance(error, SeqLensError) else error
+    finally:
+        _take_back(futures)
+    return [future.result() for future in futures]
+
+
+def _take_back(futures: Sequence[asyncio.Future[SequenceAnswer]]) -> None:
+    for future in futures:
+        # Reading the exception keeps asyncio from logging those of rows that nobody asks for.
+        if not future.cancel() and not future.cancelled():
+            future.exception()
+
+
+def slowest(answers: Sequence[SequenceAnswer], timings: Timings) -> Timings:
+    """The times of a request whose sequences got these answers."""
+    return replace(
+        timings,
+        queue_seconds=max(answer.queue_seconds for answer in answers),
+        compute_seconds=max(answer.compute_seconds for answer in answers),
+    )
+
+
+async def _encode(model: LoadedModel, texts: Sequence[str]) -> Sequence[Array]:
+    if model.tokenizer is None:
+        raise InvalidRequest(
+            "texts", got="texts", expected="tensors: the model has no tokenizer.json"
+        )
+    return await asyncio.to_thread(model.tokenizer.encode, texts)
+
+
+async def _off_loop_if_large(
+    size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    if size > LARGE_BYTES:
+        return await asyncio.to_thread(function, *args, **kwargs)
+    return function(*args, **kwargs)

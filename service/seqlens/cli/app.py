@@ -1,0 +1,124 @@
+"""Commands, options and where their values come from: flags, environment, file, defaults."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from cyclopts.config import Env, Yaml
+
+from seqlens import __version__
+from seqlens.settings import ServerSettings
+
+# Commands import what they need when they run: help and version answer at once.
+
+app = App(
+    name="seqlens",
+    help="Inference server for sequence models: RNN, LSTM and Transformer, without padding.",
+    version=__version__,
+    help_epilogue="Every option is also read from the environment: --grpc-port as "
+    "SEQLENS_GRPC_PORT. Flags win over the environment, the environment over the file.",
+)
+
+
+@app.command
+def serve(*, settings: Annotated[ServerSettings, Parameter(name="*")]) -> int:
+    """Serve a repository of exported models over gRPC.
+
+    Prints one line to standard output when it is ready: `ready rest=off grpc=HOST:PORT
+    metrics=HOST:PORT models=N`. Logs go to standard error. SIGTERM and SIGINT let calls in
+    progress finish.
+    """
+    from seqlens.cli.logs import configure_logs
+    from seqlens.server import CannotListen, serve_until_stopped
+
+    configure_logs()
+    try:
+        serve_until_stopped(settings)
+    except CannotListen as error:
+        return _fail(str(error))
+    return 0
+
+
+@app.command
+def inspect(path: Path, *, json: bool = False) -> int:
+    """Show what is found in an exported model, and why.
+
+    Parameters
+    ----------
+    path
+        Model file, or folder of a model.
+    json
+        Print JSON for programs instead of text for people.
+    """
+    from seqlens.cli.inspection import show_anatomy
+
+    return show_anatomy(path, as_json=json)
+
+
+@app.command
+def verify(path: Path, *, json: bool = False) -> int:
+    """Prove that batching changes no answer of a model, or show by how much it does.
+
+    Exits with 1 when the model cannot be batched with sequences of other lengths.
+
+    Parameters
+    ----------
+    path
+        Model file, or folder of a model.
+    json
+        Print JSON for programs instead of text for people.
+    """
+    from seqlens.cli.verification import show_proof
+
+    return show_proof(path, as_json=json)
+
+
+@app.command
+def infer(model: str, *texts: str, target: str = "127.0.0.1:8001") -> int:
+    """Ask a running server for the answers to texts.
+
+    Parameters
+    ----------
+    model
+        Name of the model.
+    texts
+        One text for each sequence; without any, lines are read from standard input.
+    target
+        Address of the server, HOST:PORT.
+    """
+    from seqlens.cli.inference import show_answers
+
+    lines = texts or tuple(line.rstrip("\n") for line in sys.stdin)
+    return show_answers(target, model, lines)
+
+
+@app.meta.default
+def _with_config(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[Path | None, Parameter(env_var="SEQLENS_CONFIG")] = None,
+) -> int | None:
+    """Run a command.
+
+    Parameters
+    ----------
+    config
+        YAML file with settings, named as the options are.
+    """
+    sources: list[Env | Yaml] = [Env("SEQLENS_", command=False)]
+    if config is not None:
+        sources.append(Yaml(config, must_exist=True, use_commands_as_keys=False))
+    app.config = sources
+    result: int | None = app(tokens, result_action="return_value")
+    return result
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run the command line and exit with the command's code."""
+    sys.exit(app.meta(arguments, result_action="return_value"))
+
+
+def _fail(reason: str) -> int:
+    print(f"seqlens: {reason}", file=sys.stderr)
+    return 1

@@ -1,0 +1,105 @@
+"""A repository of the example models and real servers, each in a process of its own."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+START_SECONDS = 90
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A server that has said that it is ready."""
+
+    process: subprocess.Popen[str]
+    ready_line: str
+    log: Path  # its standard error
+
+    def address(self, name: str) -> str:
+        """What the ready line gives for ``grpc``, ``metrics`` or ``models``."""
+        pairs = dict(word.split("=") for word in self.ready_line.split()[1:])
+        return pairs[name]
+
+    @property
+    def grpc(self) -> str:
+        return self.address("grpc")
+
+    @property
+    def metrics(self) -> str:
+        return self.address("metrics")
+
+
+def command(*arguments: str) -> list[str]:
+    """The command line of ``seqlens`` in this environment."""
+    return [sys.executable, "-m", "seqlens.cli", *arguments]
+
+
+@contextmanager
+def serving(repository: Path, folder: Path, *options: str) -> Iterator[RunningServer]:
+    """Run ``seqlens serve`` on free ports until the end of the block."""
+    log = folder / "server.log"
+    arguments = ["--repository", str(repository), "--cache", str(folder / "cache")]
+    ports = ["--grpc-port", "0", "--metrics-port", "0", "--lanes", "1", "--load-workers", "2"]
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            command("serve", *arguments, *ports, *options),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
+        # A server that never gets ready ends here instead of holding up the tests.
+        watchdog = threading.Timer(START_SECONDS, process.kill)
+        watchdog.start()
+        assert process.stdout is not None
+        try:
+            line = process.stdout.readline().strip()
+            watchdog.cancel()
+            assert line.startswith("ready "), f"no ready line; its log:\n{log.read_text()}"
+            yield RunningServer(process, line, log)
+        finally:
+            watchdog.cancel()
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The six example models, exported."""
+    folder = tmp_path_factory.mktemp("repository")
+    export = [sys.executable, "-m", "seqlens_zoo.export", "--repository", str(folder)]
+    subprocess.run(export, check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """One server of the six models, shared by all tests that leave it as it is."""
+    with serving(repository, tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+StartServer = Callable[..., RunningServer]
+
+
+@pytest.fixture
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """Start further servers, which end with the test: ``start_server(repository, *options)``."""
+    with ExitStack() as stack:
+
+        def start(repository: Path, *options: str) -> RunningServer:
+            folder = tmp_path_factory.mktemp("server")
+            return stack.enter_context(serving(repository, folder, *options))
+
+        yield start
