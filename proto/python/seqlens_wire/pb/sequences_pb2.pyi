@@ -88,8 +88,8 @@ class Sequences(_message.Message):
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RaggedTensor]:
         """One tensor for each input that the caller gives, all with the same number of rows; row i of
-        each belongs to sequence i. Lengths, masks and positions may be left out: the server makes
-        them.
+        each belongs to sequence i. Lengths, masks and positions are not given: without padding they
+        say nothing, and the server makes them.
         """
 
     @_builtins.property
