@@ -1,0 +1,110 @@
+"""What can go wrong, as one tree of exceptions."""
+
+from typing import Any
+
+import grpc
+
+from seqlens_wire.datatypes import TensorError
+from seqlens_wire.errors import ErrorDetails, from_metadata
+from seqlens_wire.pb.sequences_pb2 import SequenceError
+
+NO_DETAILS = ErrorDetails()
+
+
+class SeqLensError(Exception):
+    """Base of all errors of this package.
+
+    ``code`` is the name of the gRPC status. ``field`` names the part of the request at fault,
+    ``got`` what came and ``expected`` what would have been right; each may be empty. ``index`` is
+    the position of the sequence at fault among those given, None if the whole call failed.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        details: ErrorDetails = NO_DETAILS,
+        index: int | None = None,
+    ) -> None:
+        self.message, self.code, self.index = message, code, index
+        self.field, self.got, self.expected = details.field, details.got, details.expected
+        self.retry_after = details.retry_after_seconds
+        super().__init__(message if index is None else f"sequence {index}: {message}")
+
+
+class InvalidInput(SeqLensError):
+    """The request itself is wrong: sending it again cannot help."""
+
+
+class ModelNotFound(SeqLensError):
+    """The server has no such model, or no such version of it."""
+
+
+class Overloaded(SeqLensError):
+    """The model has as much waiting work as it may have.
+
+    ``retry_after`` is the time in seconds after which the server expects room, None if it did
+    not say.
+    """
+
+
+class DeadlineExceeded(SeqLensError):
+    """The answer did not come within the time allowed."""
+
+
+class Unavailable(SeqLensError):
+    """The server cannot be reached or is shutting down, or the model is not ready."""
+
+
+class Cancelled(SeqLensError):
+    """The call was cancelled, as by closing the client while it was under way."""
+
+
+class ServerError(SeqLensError):
+    """The server failed, or does not offer what was asked for."""
+
+
+_KINDS: dict[str, type[SeqLensError]] = {
+    "INVALID_ARGUMENT": InvalidInput,
+    "OUT_OF_RANGE": InvalidInput,
+    "NOT_FOUND": ModelNotFound,
+    "RESOURCE_EXHAUSTED": Overloaded,
+    "DEADLINE_EXCEEDED": DeadlineExceeded,
+    "UNAVAILABLE": Unavailable,
+    "CANCELLED": Cancelled,
+}
+
+
+def error_of_call(error: grpc.RpcError) -> SeqLensError:
+    """The error of a call that failed as a whole."""
+    call: Any = error  # grpc's types leave out that a failed call is its own error
+    code, message = call.code().name, call.details() or ""
+    details = from_metadata(call.trailing_metadata() or ())
+    return _kind(code, message)(message or code, code=code, details=details)
+
+
+def error_of_sequence(error: SequenceError, index: int | None) -> SeqLensError:
+    """The error of one sequence of a call."""
+    retry_after = error.retry_after_seconds if error.HasField("retry_after_seconds") else None
+    details = ErrorDetails(error.field, error.got, error.expected, retry_after)
+    kind = _kind(error.code, error.message)
+    return kind(error.message or error.code, code=error.code, details=details, index=index)
+
+
+def error_of_tensor(error: TensorError, index: int | None = None) -> InvalidInput:
+    """The error of values that cannot be sent at all."""
+    details = ErrorDetails(error.field, error.got, error.expected)
+    return InvalidInput(str(error), code="INVALID_ARGUMENT", details=details, index=index)
+
+
+def unreadable_answer(reason: str) -> ServerError:
+    """The error of an answer that does not agree with itself or with the request."""
+    return ServerError(f"the server's answer cannot be read: {reason}", code="INTERNAL")
+
+
+def _kind(code: str, message: str) -> type[SeqLensError]:
+    # gRPC has one code for "too much work" and "too large a message"; only the first passes.
+    if code == "RESOURCE_EXHAUSTED" and "message larger than max" in message:
+        return InvalidInput
+    return _KINDS.get(code, ServerError)

@@ -1,0 +1,145 @@
+"""What callers may give as a sequence, and how it is packed into messages."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from seqlens_client._errors import error_of_tensor
+from seqlens_wire.datatypes import Array, TensorError, datatype_of
+from seqlens_wire.pb import sequences_pb2
+from seqlens_wire.ragged import pack
+
+OneSequence = str | NDArray[Any] | Mapping[str, ArrayLike] | Sequence[int] | Sequence[float]
+"""One sequence: a text; token ids or other numbers; an array whose first axis is time; or the
+arrays of several inputs by name."""
+
+ManySequences = (
+    Sequence[str]
+    | Sequence[NDArray[Any]]
+    | Sequence[Mapping[str, ArrayLike]]
+    | Sequence[Sequence[int]]
+    | Sequence[Sequence[float]]
+    | Sequence[OneSequence]
+)
+
+# A message costs the server about as much as a short sequence's own bookkeeping; beyond these
+# bounds larger messages gain nothing and hold the first answers back.
+MESSAGE_SEQUENCES = 64
+MESSAGE_BYTES = 1_000_000
+# The server takes a nameless tensor for the one input that callers have to give.
+ONLY_INPUT = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One sequence, ready to be packed: a text, or arrays by the name of their input."""
+
+    text: str | None
+    arrays: Mapping[str, Array]
+
+    @property
+    def form(self) -> tuple[object, ...]:
+        """Sequences of the same form can share a message."""
+        if self.text is not None:
+            return ("text",)
+        return tuple((name, array.dtype, array.ndim) for name, array in self.arrays.items())
+
+    @property
+    def byte_count(self) -> int:
+        """Size in bytes, roughly."""
+        arrays = sum(array.nbytes for array in self.arrays.values())
+        return arrays + len(self.text or "")
+
+
+def is_many(sequence: object) -> TypeGuard[Sequence[OneSequence]]:
+    """Whether this is a list of sequences rather than one sequence.
+
+    An array, a mapping and a text are always one sequence; a list is one if it holds numbers.
+    The empty list is a list of no sequences.
+    """
+    if isinstance(sequence, (str, bytes, Mapping)) or not isinstance(sequence, Sequence):
+        return False
+    return not sequence or _is_sequence(sequence[0])
+
+
+def _is_sequence(value: object) -> bool:
+    """Whether this is a sequence rather than a number (or a byte string) in one."""
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, (str, Mapping, Sequence)) and not isinstance(value, bytes)
+
+
+def prepare_all(sequence: OneSequence | ManySequences) -> Prepared | list[list[Prepared]]:
+    """One sequence prepared, or many in groups of which each fits into one message."""
+    if is_many(sequence):
+        return list(grouped(sequence))
+    return prepare(cast(OneSequence, sequence))
+
+
+def prepare(sequence: OneSequence, index: int | None = None) -> Prepared:
+    """Bring one sequence into the form in which it is packed.
+
+    Raises ``InvalidInput`` with ``index`` for what cannot be an array of a datatype of the wire.
+    """
+    if isinstance(sequence, str):
+        return Prepared(sequence, {})
+    named = sequence if isinstance(sequence, Mapping) else {ONLY_INPUT: sequence}
+    return Prepared(None, {name: _array(name, value, index) for name, value in named.items()})
+
+
+def _array(name: str, value: ArrayLike, index: int | None) -> Array:
+    field = f"inputs.{name}" if name else "sequence"
+    try:
+        array = np.asarray(value)
+        datatype_of(array, field=field)
+    except TensorError as error:
+        raise error_of_tensor(error, index) from None
+    except ValueError:
+        unfit = TensorError(field, got="rows of different lengths", expected="a regular array")
+        raise error_of_tensor(unfit, index) from None
+    if array.dtype.kind == "O" and not all(isinstance(v, (bytes, str)) for v in array.flat):
+        unfit = TensorError(field, got="a mixture of objects", expected="numbers or strings")
+        raise error_of_tensor(unfit, index)
+    return array
+
+
+def grouped(
+    sequences: Iterable[OneSequence], limit: int = MESSAGE_SEQUENCES
+) -> Iterator[list[Prepared]]:
+    """Sequences in groups, each of which fits into one message.
+
+    Sequences that are at hand travel together, at most ``limit`` of them; those of a lazy
+    iterable travel alone, so that none waits for one that may come later.
+    """
+    if not isinstance(sequences, Sequence):
+        limit = 1
+    group: list[Prepared] = []
+    size = 0
+    for index, sequence in enumerate(sequences):
+        prepared = prepare(sequence, index)
+        size += prepared.byte_count
+        if group and (size > MESSAGE_BYTES or prepared.form != group[0].form):
+            yield group
+            group, size = [], prepared.byte_count
+        group.append(prepared)
+        if len(group) == limit:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def pack_group(group: Sequence[Prepared]) -> sequences_pb2.Sequences:
+    """One message part for a group of the same form."""
+    first = group[0]
+    if first.text is not None:
+        return sequences_pb2.Sequences(texts=[prepared.text or "" for prepared in group])
+    return sequences_pb2.Sequences(
+        inputs=[
+            pack(name, datatype_of(array), [prepared.arrays[name] for prepared in group])
+            for name, array in first.arrays.items()
+        ]
+    )

@@ -1,0 +1,95 @@
+"""How a channel is set up: sizes, keepalive, retries."""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from seqlens_client._operations import Operation
+from seqlens_wire.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from seqlens_wire.pb.sequences_pb2_grpc import SequenceServiceStub
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+MAX_RETRIES = 4  # gRPC makes at most five attempts
+KEEPALIVE_MILLISECONDS = 30_000
+KEEPALIVE_TIMEOUT_MILLISECONDS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSettings:
+    """What both clients need to open a channel."""
+
+    target: str
+    retries: int
+    max_message_bytes: int
+    credentials: grpc.ChannelCredentials | None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.retries <= MAX_RETRIES:
+            raise ValueError(f"retries: got {self.retries}, expected from 0 to {MAX_RETRIES}")
+
+    def open(self) -> grpc.Channel:
+        """A channel for threads."""
+        if self.credentials is None:
+            return grpc.insecure_channel(self.target, self.options())
+        return grpc.secure_channel(self.target, self.credentials, self.options())
+
+    def open_aio(self) -> grpc.aio.Channel:
+        """A channel for the running event loop."""
+        if self.credentials is None:
+            return grpc.aio.insecure_channel(self.target, self.options())
+        return grpc.aio.secure_channel(self.target, self.credentials, self.options())
+
+    def options(self) -> list[tuple[str, Any]]:
+        """Channel arguments."""
+        return [
+            ("grpc.max_send_message_length", self.max_message_bytes),
+            ("grpc.max_receive_message_length", self.max_message_bytes),
+            # A connection that died in silence fails its calls instead of leaving them waiting.
+            ("grpc.keepalive_time_ms", KEEPALIVE_MILLISECONDS),
+            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MILLISECONDS),
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.enable_retries", int(self.retries > 0)),
+            ("grpc.service_config", json.dumps(self._service_config())),
+        ]
+
+    def _service_config(self) -> dict[str, Any]:
+        """Retries by gRPC itself: of UNAVAILABLE only, and fewer the more of them fail."""
+        if not self.retries:
+            return {}
+        policy = {
+            "maxAttempts": self.retries + 1,
+            "initialBackoff": "0.05s",
+            "maxBackoff": "1s",
+            "backoffMultiplier": 2,
+            "retryableStatusCodes": ["UNAVAILABLE"],
+        }
+        return {
+            "methodConfig": [{"name": [{}], "retryPolicy": policy}],
+            "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+        }
+
+
+class Stubs:
+    """The methods of both services over one channel."""
+
+    # Any: what a method returns depends on the kind of channel.
+    inference: Any
+    sequences: Any
+
+    def __init__(self, channel: grpc.Channel | grpc.aio.Channel) -> None:
+        self.inference = GRPCInferenceServiceStub(channel)
+        self.sequences = SequenceServiceStub(channel)
+
+    def method(self, operation: Operation[Any]) -> Any:
+        """The callable that makes this call."""
+        return getattr(getattr(self, operation.service), operation.method)
+
+
+def deadline(timeout: float | None, default: float) -> float | None:
+    """Seconds for gRPC: ``timeout`` or the default; None, no deadline, for infinity."""
+    seconds = default if timeout is None else timeout
+    return None if math.isinf(seconds) else seconds

@@ -1,0 +1,52 @@
+from typing import Any
+
+import grpc
+import pytest
+
+import seqlens_client as sdk
+from seqlens_client._errors import error_of_call, error_of_sequence
+from seqlens_wire.pb.sequences_pb2 import SequenceError
+
+
+class FailedCall(grpc.RpcError):
+    def __init__(self, code: grpc.StatusCode, details: str | None, metadata: Any = ()) -> None:
+        self.code = lambda: code
+        self.details = lambda: details
+        self.trailing_metadata = lambda: metadata
+
+
+@pytest.mark.parametrize("code", list(grpc.StatusCode))
+def test_every_status_has_a_class_and_both_ways_give_the_same(code: grpc.StatusCode) -> None:
+    call = error_of_call(FailedCall(code, "why"))
+    sequence = error_of_sequence(SequenceError(code=code.name, message="why"), None)
+    assert type(call) is type(sequence)
+    assert isinstance(call, sdk.SeqLensError)
+    assert (call.code, call.message, str(call)) == (code.name, "why", "why")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("INVALID_ARGUMENT", sdk.InvalidInput),
+        ("NOT_FOUND", sdk.ModelNotFound),
+        ("RESOURCE_EXHAUSTED", sdk.Overloaded),
+        ("DEADLINE_EXCEEDED", sdk.DeadlineExceeded),
+        ("UNAVAILABLE", sdk.Unavailable),
+        ("CANCELLED", sdk.Cancelled),
+        ("INTERNAL", sdk.ServerError),
+        ("UNIMPLEMENTED", sdk.ServerError),
+        ("A_CODE_OF_TOMORROW", sdk.ServerError),
+    ],
+)
+def test_each_kind_has_its_class(code: str, kind: type[sdk.SeqLensError]) -> None:
+    assert type(error_of_sequence(SequenceError(code=code), 3)) is kind
+
+
+def test_a_call_without_details_still_says_something() -> None:
+    assert str(error_of_call(FailedCall(grpc.StatusCode.UNKNOWN, None))) == "UNKNOWN"
+
+
+def test_a_sequence_may_say_when_to_come_back() -> None:
+    error = SequenceError(code="RESOURCE_EXHAUSTED", retry_after_seconds=1.5)
+    assert error_of_sequence(error, 0).retry_after == 1.5
+    assert error_of_sequence(SequenceError(code="RESOURCE_EXHAUSTED"), 0).retry_after is None

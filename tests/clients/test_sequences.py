@@ -1,0 +1,113 @@
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seqlens_client import InvalidInput
+from seqlens_client._sequences import (
+    MESSAGE_BYTES,
+    MESSAGE_SEQUENCES,
+    Prepared,
+    grouped,
+    is_many,
+    pack_group,
+    prepare,
+)
+
+ANY_SEQUENCE = st.one_of(
+    st.text(max_size=5),
+    st.lists(st.integers(0, 9), min_size=1, max_size=5),
+    st.just(np.zeros((2, 3), np.float32)),
+    st.just({"ids": np.zeros(2, np.int64), "weights": np.zeros(2)}),
+    st.just(np.zeros(MESSAGE_BYTES // 16, np.int64)),
+)
+
+
+@pytest.mark.parametrize(
+    "sequence",
+    [
+        "text",
+        [1, 2],
+        (1, 2),
+        [0.5],
+        np.zeros(2),
+        np.zeros((2, 2)),
+        {"ids": [1]},
+        [b"a", b"b"],
+        b"a",
+    ],
+)
+def test_one_sequence_is_told_from_many(sequence: Any) -> None:
+    assert not is_many(sequence)
+
+
+@pytest.mark.parametrize(
+    "sequence",
+    [[], [[1], [2, 3]], [[[0.1], [0.2]], [[0.3]]], ["a", "b"], [np.zeros(2)], [{"ids": [1]}]],
+)
+def test_many_sequences_are_told_from_one(sequence: Any) -> None:
+    assert is_many(sequence)
+
+
+def same(first: Prepared, second: Prepared) -> bool:
+    return (
+        first.text == second.text
+        and first.form == second.form
+        and all(np.array_equal(first.arrays[n], second.arrays[n]) for n in first.arrays)
+    )
+
+
+@given(st.lists(ANY_SEQUENCE, max_size=200), st.integers(1, MESSAGE_SEQUENCES))
+def test_groups_hold_all_sequences_in_order_and_keep_the_bounds(
+    sequences: list[Any], limit: int
+) -> None:
+    groups = list(grouped(sequences, limit))
+    flat = list(itertools.chain.from_iterable(groups))
+    assert len(flat) == len(sequences)
+    assert all(map(same, flat, map(prepare, sequences)))
+    for group in groups:
+        assert 1 <= len(group) <= limit
+        assert len({prepared.form for prepared in group}) == 1
+        size = sum(prepared.byte_count for prepared in group)
+        assert size <= MESSAGE_BYTES or len(group) == 1
+
+
+@given(st.lists(ANY_SEQUENCE, min_size=1, max_size=20))
+def test_each_group_becomes_one_message_part(sequences: list[Any]) -> None:
+    for group in grouped(sequences):
+        message = pack_group(group)
+        assert bool(message.texts) != bool(message.inputs)
+        assert len(message.texts) == len(group) or all(
+            tensor.rows == len(group) for tensor in message.inputs
+        )
+
+
+def test_sequences_of_a_lazy_iterable_do_not_wait_for_each_other() -> None:
+    read: list[int] = []
+
+    def lazy() -> Iterator[list[int]]:
+        for index in range(3):
+            read.append(index)
+            yield [index]
+
+    groups = grouped(lazy())
+    assert len(next(groups)) == 1
+    assert read == [0]
+
+
+@pytest.mark.parametrize(
+    ("sequence", "got"),
+    [
+        ([[1], [2, 3]], "rows of different lengths"),
+        (np.array([{}, 1], object), "a mixture of objects"),
+        (np.zeros(1, "M8[s]"), r"dtype datetime64\[s\]"),
+    ],
+)
+def test_what_cannot_be_an_array_is_refused(sequence: Any, got: str) -> None:
+    with pytest.raises(InvalidInput, match=f"sequence 4: inputs.ids: got {got}") as caught:
+        prepare({"ids": sequence}, index=4)
+    assert (caught.value.index, caught.value.field) == (4, "inputs.ids")
