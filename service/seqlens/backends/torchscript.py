@@ -1,6 +1,6 @@
 """The TorchScript backend as the server sees it: importing it does not import torch."""
 
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 
 from seqlens.backends.base import Engine, LoadOptions
@@ -27,11 +27,11 @@ class TorchScriptBackend:
         Raises ``ModelRejected`` with a reason that helps, ``DeviceMissing`` for a device that is
         not there.
         """
-        if util.find_spec("torch") is None:
+        try:
+            from seqlens.backends.torchscript_engine import load
+        except ImportError as error:
             raise ModelRejected(
-                f"{path.name} needs torch, which is not installed: "
+                f"{path.name} needs torch, which cannot be imported ({error}): "
                 "pip install 'seqlens[torchscript]'"
-            )
-        from seqlens.backends.torchscript_engine import load
-
+            ) from error
         return load(path, options)
