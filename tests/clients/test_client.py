@@ -82,6 +82,12 @@ async def test_an_empty_list_gives_an_empty_list(client: Any) -> None:
     assert await client.infer("echo", []) == []
 
 
+async def test_a_short_list_travels_in_one_call(client: Any, fake: Any) -> None:
+    assert len(await client.infer("echo", [[1]] * 64)) == 64
+    assert fake.models.calls == {"echo": 1}
+    assert fake.models.messages == []
+
+
 async def test_a_long_list_travels_in_messages_of_64(client: Any, fake: Any) -> None:
     results = await client.infer("backwards", [[index] for index in range(1000)])
     assert [r.outputs["doubled"].tolist() for r in results] == [[2 * i] for i in range(1000)]
@@ -93,17 +99,21 @@ async def test_large_sequences_travel_in_messages_of_a_megabyte(client: Any, fak
     assert fake.models.messages == [2, 2, 1]
 
 
-async def test_a_bad_sequence_of_a_list_is_named(client: Any) -> None:
+@pytest.mark.parametrize("more", [1, 200], ids=["short", "long"])
+async def test_a_bad_sequence_of_a_list_is_named(client: Any, more: int) -> None:
     with pytest.raises(sdk.InvalidInput, match="sequence 2: token id -1") as caught:
-        await client.infer("echo", [[1], [2], [-1], [3]])
+        await client.infer("echo", [[1], [2], [-1], *[[3]] * more])
     assert caught.value.index == 2
 
 
-async def test_errors_may_take_their_place_in_the_list(client: Any) -> None:
-    first, second, third = await client.infer("echo", [[1], [-1], [3]], return_errors=True)
-    assert (first.length, third.length) == (1, 1)
+@pytest.mark.parametrize("more", [1, 200], ids=["short", "long"])
+async def test_errors_may_take_their_place_in_the_list(client: Any, more: int) -> None:
+    first, second, *others = await client.infer(
+        "echo", [[1], [-1], *[[3]] * more], return_errors=True
+    )
     assert isinstance(second, sdk.InvalidInput)
     assert second.index == 1
+    assert [result.length for result in (first, *others)] == [1] * (1 + more)
 
 
 async def test_what_cannot_be_an_array_is_named_before_anything_is_sent(
@@ -182,12 +192,12 @@ async def test_an_error_of_the_callers_iterable_is_raised_as_it_is(client: Any) 
 
 async def test_answers_that_never_come_are_noticed(client: Any) -> None:
     with pytest.raises(sdk.ServerError, match="2 of 2 sequences unanswered"):
-        await client.infer("forgetful", [[1], [2]])
+        await client.stream("forgetful", [[1], [2]])
 
 
 async def test_answers_that_come_twice_are_noticed(client: Any) -> None:
     with pytest.raises(sdk.ServerError, match="answers '0', which it was not asked"):
-        await client.infer("twice", [[1]])
+        await client.stream("twice", [[1]])
 
 
 async def test_a_window_without_room_is_refused(client: Any) -> None:
@@ -250,12 +260,18 @@ async def test_a_server_out_of_reach_is_not_ready(face: Any) -> None:
 # --- failures of whole calls
 
 
-@pytest.mark.parametrize("sequence", [[1], [[1], [2]]], ids=["one", "many"])
+@pytest.mark.parametrize("sequence", [[1], [[1], [2]], [[1]] * 200], ids=["one", "few", "many"])
 async def test_an_unknown_model_is_named(client: Any, sequence: Any) -> None:
     with pytest.raises(sdk.ModelNotFound, match="'nowhere' is not in the repository") as caught:
         await client.infer("nowhere", sequence)
     assert (caught.value.field, caught.value.got) == ("model_name", "nowhere")
     assert caught.value.code == "NOT_FOUND"
+
+
+async def test_the_reason_for_ending_a_stream_is_not_lost_while_it_is_written(client: Any) -> None:
+    for _ in range(50):
+        with pytest.raises(sdk.ModelNotFound):
+            await client.infer("nowhere", [[1]] * 1000)
 
 
 async def test_an_overloaded_server_says_when_to_come_back(client: Any) -> None:

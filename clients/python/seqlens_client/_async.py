@@ -29,6 +29,7 @@ from seqlens_client._sequences import (
     prepare,
     prepare_all,
 )
+from seqlens_client._stream_status import StreamStatus
 from seqlens_client._transport import MAX_MESSAGE_BYTES, ChannelSettings, Stubs, deadline
 from seqlens_wire.datatypes import Array
 from seqlens_wire.pb.sequences_pb2 import ProcessStreamRequest
@@ -137,6 +138,9 @@ class AsyncClient:
         prepared = prepare_all(sequence)
         if isinstance(prepared, Prepared):
             return await self._run(operations.process_one(selection, prepared), timeout)
+        if len(prepared) == 1:  # in one message a call of its own is cheaper than a stream
+            group = operations.process_group(selection, *prepared, return_errors=return_errors)
+            return await self._run(group, timeout)
         return await self._infer_many(selection, prepared, timeout, return_errors)
 
     async def _infer_many(
@@ -243,14 +247,17 @@ class AsyncClient:
         room = asyncio.Event()
         requests = _requests(exchange, groups, room)
         call = self._stubs.sequences.ProcessStream(requests, timeout=seconds)
+        status = StreamStatus(call)
         try:
-            with _call_errors():
+            with _cancelled_if_closed():
                 async for response in call:
                     outcomes = exchange.outcomes(response)
                     room.set()
                     for index, outcome in outcomes:
                         yield exchange.shown(index, outcome)
             exchange.finish()
+        except grpc.RpcError as error:
+            raise await status.error(error) from error
         finally:
             call.cancel()
 
@@ -295,19 +302,20 @@ class AsyncClient:
 
     async def _run(self, operation: Operation[T], timeout: float | None) -> T:
         call = self._stubs.method(operation)
-        with _call_errors():
-            response = await call(operation.request, timeout=deadline(timeout, self._timeout))
+        try:
+            with _cancelled_if_closed():
+                response = await call(operation.request, timeout=deadline(timeout, self._timeout))
+        except grpc.RpcError as error:
+            raise error_of_call(error) from error
         return operation.read(response)
 
 
 @contextmanager
-def _call_errors() -> Iterator[None]:
+def _cancelled_if_closed() -> Iterator[None]:
+    """A closed channel cancels its calls, which looks the same as a cancelled task."""
     try:
         yield
-    except grpc.RpcError as error:
-        raise error_of_call(error) from error
     except asyncio.CancelledError:
-        # A closed channel cancels its calls, which looks the same as a cancelled task.
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise

@@ -5,7 +5,7 @@ from typing import Any
 import grpc
 
 from seqlens_wire.datatypes import TensorError
-from seqlens_wire.errors import ErrorDetails, from_metadata
+from seqlens_wire.errors import ErrorDetails, Metadata, from_metadata
 from seqlens_wire.pb.sequences_pb2 import SequenceError
 
 NO_DETAILS = ErrorDetails()
@@ -79,9 +79,16 @@ _KINDS: dict[str, type[SeqLensError]] = {
 def error_of_call(error: grpc.RpcError) -> SeqLensError:
     """The error of a call that failed as a whole."""
     call: Any = error  # grpc's types leave out that a failed call is its own error
-    code, message = call.code().name, call.details() or ""
-    details = from_metadata(call.trailing_metadata() or ())
-    return _kind(code, message)(message or code, code=code, details=details)
+    return error_of_status(call.code(), call.details(), call.trailing_metadata())
+
+
+def error_of_status(
+    code: grpc.StatusCode, details: str | None, metadata: Metadata | None
+) -> SeqLensError:
+    """The same, from the parts of a status."""
+    kind = _kind(code.name, details or "")
+    parts = from_metadata(metadata or ())
+    return kind(details or code.name, code=code.name, details=parts)
 
 
 def error_of_sequence(error: SequenceError, index: int | None) -> SeqLensError:

@@ -8,7 +8,7 @@ import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import ArrayLike
 
-from seqlens_client._answers import checked, read_answers, read_tensors
+from seqlens_client._answers import Outcome, checked, read_answers, read_tensors
 from seqlens_client._descriptions import (
     ModelDescription,
     ModelStatus,
@@ -48,19 +48,36 @@ class Operation(Generic[T]):
 
 def process_one(selection: Selection, prepared: Prepared) -> Operation[Result]:
     """Run one sequence. Reading the answer raises the sequence's error, if it has one."""
-    request = sequences_pb2.ProcessBatchRequest(
+
+    def read(response: sequences_pb2.ProcessBatchResponse) -> Result:
+        (outcome,) = read_answers(response.answers, response.model_version, [None])
+        return checked(outcome)
+
+    return Operation("sequences", "ProcessBatch", _batch_request(selection, [prepared]), read)
+
+
+def process_group(
+    selection: Selection, group: Sequence[Prepared], *, return_errors: bool
+) -> Operation[list[Outcome]]:
+    """Run a list of sequences that fits into one message."""
+
+    def read(response: sequences_pb2.ProcessBatchResponse) -> list[Outcome]:
+        outcomes = read_answers(response.answers, response.model_version, range(len(group)))
+        return outcomes if return_errors else [checked(outcome) for outcome in outcomes]
+
+    return Operation("sequences", "ProcessBatch", _batch_request(selection, group), read)
+
+
+def _batch_request(
+    selection: Selection, group: Sequence[Prepared]
+) -> sequences_pb2.ProcessBatchRequest:
+    return sequences_pb2.ProcessBatchRequest(
         model_name=selection.model,
         model_version=selection.version,
-        sequences=pack_group([prepared]),
+        sequences=pack_group(group),
         output_names=selection.outputs,
         priority=selection.priority,
     )
-    return Operation("sequences", "ProcessBatch", request, _read_one)
-
-
-def _read_one(response: sequences_pb2.ProcessBatchResponse) -> Result:
-    (outcome,) = read_answers(response.answers, response.model_version, [None])
-    return checked(outcome)
 
 
 def infer_tensors(

@@ -122,6 +122,9 @@ class Client:
         prepared = prepare_all(sequence)
         if isinstance(prepared, Prepared):
             return self._run(operations.process_one(selection, prepared), timeout)
+        if len(prepared) == 1:  # in one message a call of its own is cheaper than a stream
+            group = operations.process_group(selection, *prepared, return_errors=return_errors)
+            return self._run(group, timeout)
         return self._infer_many(selection, prepared, timeout, return_errors)
 
     def _infer_many(
