@@ -25,7 +25,7 @@ def read_file(path: Path) -> ModelProto:
     external data that is not there.
     """
     try:
-        start = path.open("rb").read(64) if path.is_file() else None
+        start = _first_bytes(path) if path.is_file() else None
     except OSError as error:
         raise ModelRejected(f"{path.name} cannot be read: {error.strerror}") from error
     if start is None:
@@ -38,6 +38,11 @@ def read_file(path: Path) -> ModelProto:
     model = _parse(path)
     _check_external_data(model, path)
     return model
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(64)
 
 
 def _parse(path: Path) -> ModelProto:

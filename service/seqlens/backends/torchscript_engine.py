@@ -11,8 +11,9 @@ import torch
 from torch.jit._fuser import optimized_execution
 
 from seqlens.backends.base import Capabilities, Device, LoadOptions
+from seqlens.backends.devices import choose_device
 from seqlens.backends.torchscript_file import read_module
-from seqlens.errors import BackendFailed, DeviceMissing, ModelRejected
+from seqlens.errors import BackendFailed, ModelRejected
 from seqlens.graphs.anatomy import ModelAnatomy
 from seqlens.graphs.probing import find_anatomy
 from seqlens.graphs.torchscript_flow import Flow
@@ -25,28 +26,16 @@ Module = Any  # torch.jit.ScriptModule: its methods are made at run time
 
 def load(path: Path, options: LoadOptions) -> "TorchScriptEngine":
     """Load a file on the device that ``options`` names and find its anatomy."""
-    device = pick_device(options.device)
+    device = choose_device(
+        options.device,
+        torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        library=f"torch {torch.__version__}",
+        advice="For CUDA, install a torch that is built with it, and a driver",
+    )
     module = read_module(path, str(device))
     runner = Runner(module, device, keeps_state=bool(kept_attributes(Flow(module))))
     anatomy = options.anatomy or _find_anatomy(path, runner, options)
     return TorchScriptEngine(runner, anatomy)
-
-
-def pick_device(wanted: Device) -> Device:
-    """The device to use: ``auto`` takes the first GPU if there is one.
-
-    Raises ``DeviceMissing`` with advice for a GPU that is not there.
-    """
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted.kind == "auto":
-        return Device("cuda", 0) if count else Device("cpu")
-    if wanted.kind == "cuda" and wanted.index >= count:
-        built = "" if torch.version.cuda else f"; torch {torch.__version__} is built without CUDA"
-        raise DeviceMissing(
-            f"device {wanted} was asked for, but torch sees {count} GPUs{built}: "
-            "use --device cpu or auto, or install torch with CUDA and a driver"
-        )
-    return wanted
 
 
 def _find_anatomy(path: Path, runner: "Runner", options: LoadOptions) -> ModelAnatomy:
