@@ -94,10 +94,18 @@ def value_product(flow: Flow, weights: Step) -> Step | None:
 
 def score_product(flow: Flow, weights: Step) -> Step | None:
     """The product of queries and keys, None where the scores come from elsewhere."""
-    for step in walk_back(flow, weights.input(0), _SCORE_PASSES):
+    for step in walk_back(flow, scores_of(flow, weights), _SCORE_PASSES):
         if step.operator in PRODUCTS and sum(i in flow.data for i in step.inputs[:2]) == 2:
             return step
     return None
+
+
+def scores_of(flow: Flow, weights: Step) -> str:
+    """The value that a softmax, written out or not, is taken of."""
+    name = weights.input(0)
+    while (step := flow.producers.get(name)) and step.operator in {"Exp", "LogSoftmax"}:
+        name = step.input(0)
+    return name
 
 
 def is_softmax(flow: Flow, step: Step) -> bool:
@@ -185,7 +193,7 @@ def _origins(flow: Flow, name: str) -> frozenset[str]:
 
 def _adds_two_sources(flow: Flow, weights: Step) -> bool:
     """Whether tanh(query + key) lies behind the scores."""
-    for tanh in walk_back(flow, weights.input(0), _ADDITIVE_PASSES):
+    for tanh in walk_back(flow, scores_of(flow, weights), _ADDITIVE_PASSES):
         if tanh.operator != "Tanh":
             continue
         for step in walk_back(flow, tanh.input(0), _SCORE_PASSES):

@@ -12,6 +12,7 @@ from seqlens.graphs.attention_sites import (
     PASSES,
     PRODUCTS,
     score_product,
+    scores_of,
     value_product,
     walk_back,
     walk_forward,
@@ -131,7 +132,7 @@ def _attention_projections(flow: Flow, sites: Sequence[Step]) -> frozenset[str]:
         product = site if site.operator in FUSED else value_product(flow, site)
         scores = score_product(flow, site)
         operands = [*(product.inputs if product else ()), *(scores.inputs if scores else ())]
-        operands += () if scores else site.inputs[:1]
+        operands += () if scores else (scores_of(flow, site),)
         found.update(filter(None, (_projection_behind(flow, name) for name in operands)))
         if product:
             found.update(_projection_after(flow, product))

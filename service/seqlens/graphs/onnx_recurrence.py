@@ -1,6 +1,7 @@
 """Recurrent layers of an ONNX graph: as operators, as cells carried by the caller, unrolled."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import onnx
@@ -108,7 +109,8 @@ def _carried_cell(
     """
     if len(inputs) < 2:
         return None
-    pairs = [(i, o) for i in inputs for o in outputs if _may_continue(i, o) and o.name != i.name]
+    known = [replace(o, shape=flow.shapes.get(o.name, o.shape)) for o in outputs]
+    pairs = [(i, o) for i in inputs for o in known if _may_continue(i, o)]
     pairs = [(i, o) for i, o in pairs if i.name in flow.ancestors(o.name)]
     if not pairs:
         return None
