@@ -217,4 +217,5 @@ def _time_first(row: Array, batch_axis: int | None, time_axes: Sequence[int]) ->
     if not time_axes:
         return row
     removed_before = batch_axis is not None and batch_axis < time_axes[0]
-    return np.moveaxis(row, time_axes[0] - removed_before, 0)
+    place = time_axes[0] - removed_before
+    return row if place == 0 else np.moveaxis(row, place, 0)
