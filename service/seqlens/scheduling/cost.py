@@ -86,22 +86,22 @@ class CostTracker:
 
     def __init__(self, model: CostModel) -> None:
         self._model = model
-        self._log_factor = 0.0
+        self._factor = 1.0
 
     @property
     def factor(self) -> float:
         """Measured over predicted, averaged over the last runs."""
-        return math.exp(self._log_factor)
+        return self._factor
 
     def seconds(self, length: int, batch: int) -> float:
         """Predicted seconds of a run of ``batch`` rows of ``length`` positions."""
-        return self._model.seconds(length, batch) * self.factor
+        return self._model.seconds(length, batch) * self._factor
 
     def observe(self, length: int, batch: int, seconds: float) -> None:
         """Learn from one run that took ``seconds``."""
         error = seconds / self.seconds(length, batch)
         bounded = min(max(error, 1 / self._LARGEST_RATIO), self._LARGEST_RATIO)
-        self._log_factor += self._WEIGHT * math.log(bounded)
+        self._factor *= bounded**self._WEIGHT
 
 
 class _Curve:
