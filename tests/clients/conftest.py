@@ -93,6 +93,8 @@ class FakeModels:
         context.add_callback(self._note_end(context))
         for request in requests:
             self.messages.append(len(request.sequences.ids))
+            if self.options.model_name == "hasty":
+                return
             if self.options.model_name == "forgetful":
                 continue
             responses = list(stream_answers(request.sequences))

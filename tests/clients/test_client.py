@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
@@ -181,18 +182,27 @@ async def test_leaving_a_stream_early_cancels_it_at_the_server(client: Any, fake
     await eventually(lambda: fake.models.cancelled)
 
 
-async def test_an_error_of_the_callers_iterable_is_raised_as_it_is(client: Any) -> None:
+@pytest.mark.parametrize("error", [KeyError("no such file"), grpc.RpcError("of another call")])
+async def test_an_error_of_the_callers_iterable_is_raised_as_it_is(
+    client: Any, error: Exception
+) -> None:
     def sequences() -> Iterator[list[int]]:
         yield [1]
-        raise KeyError("no such file")
+        raise error
 
-    with pytest.raises(KeyError, match="no such file"):
+    with pytest.raises(type(error)) as caught:
         await client.stream("echo", sequences())
+    assert caught.value is error
 
 
 async def test_answers_that_never_come_are_noticed(client: Any) -> None:
     with pytest.raises(sdk.ServerError, match="2 of 2 sequences unanswered"):
         await client.stream("forgetful", [[1], [2]])
+
+
+async def test_a_stream_that_ends_too_early_is_noticed(client: Any) -> None:
+    with pytest.raises(sdk.ServerError, match="before all sequences were sent"):
+        await client.stream("hasty", ([i] for i in itertools.count()))
 
 
 async def test_answers_that_come_twice_are_noticed(client: Any) -> None:
@@ -272,6 +282,7 @@ async def test_the_reason_for_ending_a_stream_is_not_lost_while_it_is_written(cl
     for _ in range(50):
         with pytest.raises(sdk.ModelNotFound):
             await client.infer("nowhere", [[1]] * 1000)
+    await eventually(lambda: len(asyncio.all_tasks()) == 1)
 
 
 async def test_an_overloaded_server_says_when_to_come_back(client: Any) -> None:
@@ -367,6 +378,22 @@ async def test_an_async_iterable_is_streamed_one_by_one(fake: Any) -> None:
             lengths.append(result.length)
             answered.put_nowait(result.length)
     assert lengths == [1, 2, 3]
+
+
+async def test_an_async_iterable_that_waits_is_closed_when_the_stream_fails(fake: Any) -> None:
+    closed = asyncio.Event()
+
+    async def sequences() -> Any:
+        try:
+            yield [-1]
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    async with sdk.AsyncClient(fake.address) as client:
+        with pytest.raises(sdk.InvalidInput):
+            await anext(client.stream("echo", sequences()))
+    await asyncio.wait_for(closed.wait(), 5)
 
 
 async def test_cancelling_the_task_cancels_the_call(fake: Any) -> None:

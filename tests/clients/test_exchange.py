@@ -38,6 +38,7 @@ def test_no_more_than_the_window_is_ever_unanswered_and_nothing_is_lost(
         waiting += state.request(group).sequences.ids
         assert len(waiting) <= window
     answered += [index for index, _ in state.outcomes(refusal(*waiting))]
+    state.all_sent = True
     state.finish()
     assert sorted(answered) == list(range(count))
 

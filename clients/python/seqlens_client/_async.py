@@ -32,7 +32,6 @@ from seqlens_client._sequences import (
 from seqlens_client._stream_status import StreamStatus
 from seqlens_client._transport import MAX_MESSAGE_BYTES, ChannelSettings, Stubs, deadline
 from seqlens_wire.datatypes import Array
-from seqlens_wire.pb.sequences_pb2 import ProcessStreamRequest
 
 T = TypeVar("T")
 Groups = Iterable[list[Prepared]] | AsyncIterable[list[Prepared]]
@@ -245,9 +244,9 @@ class AsyncClient:
         self, exchange: Exchange, groups: Groups, seconds: float | None
     ) -> AsyncIterator[Any]:
         room = asyncio.Event()
-        requests = _requests(exchange, groups, room)
-        call = self._stubs.sequences.ProcessStream(requests, timeout=seconds)
+        call = self._stubs.sequences.ProcessStream(timeout=seconds)
         status = StreamStatus(call)
+        sender = asyncio.create_task(_send(call, exchange, groups, room))
         try:
             with _cancelled_if_closed():
                 async for response in call:
@@ -255,11 +254,15 @@ class AsyncClient:
                     room.set()
                     for index, outcome in outcomes:
                         yield exchange.shown(index, outcome)
-            exchange.finish()
         except grpc.RpcError as error:
-            raise await status.error(error) from error
+            reason = await status.error(error)
+            if reason is not None:
+                raise reason from error
         finally:
             call.cancel()
+            sender.cancel()
+            await asyncio.gather(sender, return_exceptions=True)
+        exchange.finish()
 
     async def infer_tensors(
         self,
@@ -339,16 +342,18 @@ async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
             yield item
 
 
-async def _requests(
-    exchange: Exchange, groups: Groups, room: asyncio.Event
-) -> AsyncIterator[ProcessStreamRequest]:
-    """What gRPC's own task sends. Ends, instead of raising there, when ``groups`` raises."""
-    yield exchange.opening()
+async def _send(call: Any, exchange: Exchange, groups: Groups, room: asyncio.Event) -> None:
+    """Send all groups as there is room. An error of ``groups`` is left in ``exchange``."""
     try:
+        await call.write(exchange.opening())
         async for group in _each(groups):
             while not exchange.has_room(group):
                 room.clear()
                 await room.wait()
-            yield exchange.request(group)
+            await call.write(exchange.request(group))
+        exchange.all_sent = True
     except Exception as error:
+        if call.done():  # no more can be written, and whoever reads hears why
+            return
         exchange.failure = error
+    await call.done_writing()

@@ -44,6 +44,7 @@ class Exchange:
         self._sent = 0
         self._unanswered: set[int] = set()
         self.closed = False  # nobody waits for answers any more
+        self.all_sent = False
         self.failure: Exception | None = None  # of the caller's own iterable
 
     @property
@@ -98,6 +99,8 @@ class Exchange:
         """Raise what ended the stream early, if anything did."""
         if self.failure is not None:
             raise self.failure
+        if not self.all_sent:
+            raise unreadable_answer("it ended before all sequences were sent")
         if self._unanswered:
             counts = f"{len(self._unanswered)} of {self._sent}"
             raise unreadable_answer(f"it ended with {counts} sequences unanswered")

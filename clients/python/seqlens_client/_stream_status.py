@@ -22,17 +22,20 @@ class StreamStatus:
     """Listens to every status that a call is given and keeps the server's."""
 
     def __init__(self, call: Any) -> None:
-        self._given: asyncio.Future[SeqLensError] = asyncio.get_running_loop().create_future()
+        self._given: asyncio.Future[SeqLensError | None] = (
+            asyncio.get_running_loop().create_future()
+        )
         call.add_done_callback(self._note)
 
     def _note(self, call: Any) -> None:
         details = _at_once(call.details())
         if details != FAILED_WRITE and not self._given.done():
             code, metadata = _at_once(call.code()), _at_once(call.trailing_metadata())
-            self._given.set_result(error_of_status(code, details, metadata))
+            ok = code is grpc.StatusCode.OK
+            self._given.set_result(None if ok else error_of_status(code, details, metadata))
 
-    async def error(self, seen: grpc.RpcError) -> SeqLensError:
-        """The error with which the server ended the call that failed with ``seen``."""
+    async def error(self, seen: grpc.RpcError) -> SeqLensError | None:
+        """The error with which the server ended the call that failed with ``seen``, if with any."""
         error = error_of_call(seen)
         if error.message != FAILED_WRITE:
             return error

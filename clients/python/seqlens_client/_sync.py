@@ -229,13 +229,13 @@ class Client:
                 room.set()
                 for index, outcome in outcomes:
                     yield exchange.shown(index, outcome)
-            exchange.finish()
         except grpc.RpcError as error:
             raise error_of_call(error) from error
         finally:
             exchange.closed = True
             room.set()
             call.cancel()
+        exchange.finish()
 
     def infer_tensors(
         self,
@@ -299,5 +299,6 @@ def _requests(
             if exchange.closed:
                 return
             yield exchange.request(group)
+        exchange.all_sent = True
     except Exception as error:
         exchange.failure = error
