@@ -3,7 +3,6 @@
 import io
 
 import msgspec
-import numpy as np
 import onnxruntime
 import pytest
 import torch
@@ -23,7 +22,7 @@ def inspect(model: ModelProto) -> ModelAnatomy:
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Tensors) -> dict[str, Array]:
-        return {n: np.asarray(a) for n, a in zip(names, session.run(names, dict(inputs)))}
+        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
     return find_anatomy(read_onnx(model), run, AnatomyOverrides())
 

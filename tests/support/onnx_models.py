@@ -148,7 +148,8 @@ def export(
 ) -> ModelProto:
     """Export with the legacy exporter. ``axes``: the free ones; None names b and t."""
     if axes is None:
-        axes = {n: {0: "b", 1: "t"} if x.ndim > 1 else {0: "b"} for n, x in zip(names, inputs)}
+        wide = {n: x.ndim > 1 for n, x in zip(names, inputs, strict=True)}
+        axes = {n: {0: "b", 1: "t"} if wide[n] else {0: "b"} for n in names}
     return quietly(
         lambda buffer: torch.onnx.export(
             module.eval(),
