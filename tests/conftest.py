@@ -1,5 +1,6 @@
 """A repository of the example models and real servers, each in a process of its own."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,13 +95,52 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 StartServer = Callable[..., RunningServer]
 
 
-@pytest.fixture
-def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
-    """Start further servers, which end with the test: ``start_server(repository, *options)``."""
+@contextmanager
+def starter(folders: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """A function that starts servers, ``start(repository, *options)``, which end together."""
     with ExitStack() as stack:
 
         def start(repository: Path, *options: str) -> RunningServer:
-            folder = tmp_path_factory.mktemp("server")
-            return stack.enter_context(serving(repository, folder, *options))
+            return stack.enter_context(serving(repository, folders.mktemp("server"), *options))
 
         yield start
+
+
+@pytest.fixture
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """Start further servers, which end with the test: ``start_server(repository, *options)``."""
+    with starter(tmp_path_factory) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def serve_for_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """The same for servers that a module's tests share."""
+    with starter(tmp_path_factory) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def target(server: RunningServer) -> str:
+    """Address of the shared server."""
+    return server.grpc
+
+
+@pytest.fixture(scope="session")
+def seqlens() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run ``seqlens`` with arguments to its end; keyword ``env`` adds to the environment."""
+
+    def run(*arguments: str, env: dict[str, str] | None = None, text: str = "") -> Any:
+        # Help must not depend on how wide the terminal is that the tests run in.
+        environment = os.environ | {"COLUMNS": "120", "NO_COLOR": "1"} | (env or {})
+        return subprocess.run(
+            command(*arguments),
+            env=environment,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run

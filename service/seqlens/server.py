@@ -128,7 +128,11 @@ class Server:
 
     async def _serve(self, model: LoadedModel) -> None:
         served = ServedModel(
-            model.metric_labels, model.engine, model.decision, model.cost, self._settings.scheduler
+            model.metric_labels,
+            model.engine,
+            model.decision,
+            model.cost,
+            model.config.scheduler_settings(self._settings.scheduler),
         )
         self._models.add(model, self._arbiter.add(served))
         await self._grpc.set_model_health(model.name, True)

@@ -89,7 +89,8 @@ class GrpcInferenceService:
     ) -> pb.ModelConfigResponse:
         """How the model is served."""
         model = self._models.repository.get(request.name, request.version)
-        return pb.ModelConfigResponse(config=model_config(model, self._scheduler))
+        scheduler = model.config.scheduler_settings(self._scheduler)
+        return pb.ModelConfigResponse(config=model_config(model, scheduler))
 
     @unary
     async def ModelStatistics(

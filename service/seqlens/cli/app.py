@@ -9,6 +9,7 @@ from cyclopts import App, Parameter
 from cyclopts.config import Env, Yaml
 
 from seqlens import __version__
+from seqlens.errors import SeqLensError
 from seqlens.settings import ServerSettings
 
 # Commands import what they need when they run: help and version answer at once.
@@ -37,12 +38,13 @@ def serve(*, settings: Annotated[ServerSettings, Parameter(name="*")]) -> int:
     try:
         serve_until_stopped(settings)
     except CannotListen as error:
-        return _fail(str(error))
+        print(f"seqlens: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
 @app.command
-def inspect(path: Path, *, json: bool = False) -> int:
+def inspect(path: Path, *, json: bool = False) -> None:
     """Show what is found in an exported model, and why.
 
     Parameters
@@ -54,7 +56,7 @@ def inspect(path: Path, *, json: bool = False) -> int:
     """
     from seqlens.cli.inspection import show_anatomy
 
-    return show_anatomy(path, as_json=json)
+    show_anatomy(path, as_json=json)
 
 
 @app.command
@@ -116,9 +118,7 @@ def _with_config(
 
 def run(arguments: Sequence[str]) -> None:
     """Run the command line and exit with the command's code."""
-    sys.exit(app.meta(arguments, result_action="return_value"))
-
-
-def _fail(reason: str) -> int:
-    print(f"seqlens: {reason}", file=sys.stderr)
-    return 1
+    try:
+        sys.exit(app.meta(arguments, result_action="return_value"))
+    except SeqLensError as error:
+        sys.exit(f"seqlens: {error}")

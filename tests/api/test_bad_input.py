@@ -1,0 +1,228 @@
+"""Requests that must be refused: the right code, field, got and expected, and the server lives."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnx.parser
+import pytest
+
+from seqlens_wire.errors import from_metadata
+from seqlens_wire.pb import open_inference_pb2 as pb
+from seqlens_wire.pb import sequences_pb2
+from seqlens_wire.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from seqlens_wire.pb.sequences_pb2_grpc import SequenceServiceStub
+from seqlens_wire.ragged import pack
+from seqlens_wire.tensors import datatype_of
+
+# The mean of the real positions' features.
+MASKED_MEAN = """
+<ir_version: 8, opset_import: ["" : 17]>
+masked_mean (float[batch, time, 3] x, int64[batch, time] mask) => (float[batch, 3] mean) {
+  real = Cast<to = 1>(mask)
+  last = Constant<value_ints = [2]>()
+  time_axis = Constant<value_ints = [1]>()
+  spread = Unsqueeze(real, last)
+  kept = Mul(x, spread)
+  total = ReduceSum<keepdims = 0>(kept, time_axis)
+  count = ReduceSum<keepdims = 0>(spread, time_axis)
+  mean = Div(total, count)
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def bad_target(
+    repository: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    serve_for_module: Callable[..., Any],
+) -> str:
+    """A server of an example model, and of a model with a mask and without a tokenizer."""
+    folder = tmp_path_factory.mktemp("bad-input")
+    (folder / "lstm-onnx").symlink_to(repository / "lstm-onnx")
+    version = folder / "masked-mean" / "1"
+    version.mkdir(parents=True)
+    onnx.save(onnx.parser.parse_model(MASKED_MEAN), version / "model.onnx")
+    stated = "inputs: {mask: {role: mask, mask_marks: real}}\n"
+    (version.parent / "model.yaml").write_text(stated)
+    options = ["--limits.max-sequence-length", "50", "--limits.max-message-bytes", "100000"]
+    address: str = serve_for_module(folder, *options).grpc
+    return address
+
+
+@pytest.fixture
+def channel(bad_target: str) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(bad_target) as opened:
+        yield opened
+
+
+@pytest.fixture
+def infer(channel: grpc.Channel) -> Callable[[pb.ModelInferRequest], pb.ModelInferResponse]:
+    return GRPCInferenceServiceStub(channel).ModelInfer  # type: ignore[no-any-return]
+
+
+def request(model: str = "lstm-onnx", version: str = "", **arrays: Any) -> pb.ModelInferRequest:
+    message = pb.ModelInferRequest(model_name=model, model_version=version)
+    for name, values in arrays.items():
+        array = np.asarray(values)
+        message.inputs.add(name=name, datatype=datatype_of(array), shape=array.shape)
+        message.raw_input_contents.append(array.tobytes())
+    return message
+
+
+def with_shape(shape: list[int]) -> pb.ModelInferRequest:
+    message = request(tokens=[[2, 3]])
+    message.inputs[0].shape[:] = shape
+    return message
+
+
+def with_output(name: str) -> pb.ModelInferRequest:
+    message = request(tokens=[[2, 3]])
+    message.outputs.add(name=name)
+    return message
+
+
+def mixed() -> pb.ModelInferRequest:
+    message = request(tokens=[[2, 3]])
+    message.inputs[0].contents.int64_contents.extend([2, 3])
+    return message
+
+
+def masked(x: Any, mask: Any = None) -> pb.ModelInferRequest:
+    arrays = {"x": np.asarray(x, np.float32)} | ({} if mask is None else {"mask": mask})
+    return request("masked-mean", **arrays)
+
+
+ONES = np.ones((2, 3, 3))
+NAN = np.where(np.arange(18).reshape(2, 3, 3) == 16, np.nan, 1.0)
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+MISSING = grpc.StatusCode.NOT_FOUND
+
+CASES = {
+    "unknown model": (request("nobody"), MISSING, "model_name", "nobody", "lstm-onnx"),
+    "unknown version": (request(version="9", tokens=[[2]]), MISSING, "model_version", "9", "1"),
+    "missing input": (request(), INVALID, "inputs.tokens", "nothing", "INT64 [-1, -1]"),
+    "extra input": (
+        request(tokens=[[2]], more=[[2]]), INVALID, "inputs.more", "does not have", "'tokens'"
+    ),
+    "misnamed input": (
+        request(token=[[2]]), INVALID, "inputs.token", "did you mean 'tokens'", "'tokens'"
+    ),
+    "input sent twice": (
+        pb.ModelInferRequest(
+            model_name="lstm-onnx",
+            inputs=[*request(tokens=[[2]]).inputs] * 2,
+            raw_input_contents=[*request(tokens=[[2]]).raw_input_contents] * 2,
+        ),
+        INVALID, "inputs.tokens", "2 times", "once",
+    ),
+    "datatype": (request(tokens=[[2.0]]), INVALID, "inputs.tokens.datatype", "FP64", "INT64"),
+    "rank": (request(tokens=[2, 3]), INVALID, "inputs.tokens.shape", "rank 1", "rank 2"),
+    "feature size": (masked(np.ones((1, 2, 4))), INVALID, "inputs.x.shape", "[1, 2, 4]", "3"),
+    "element count": (with_shape([1, 3]), INVALID, "inputs.tokens", "16 bytes", "24 bytes"),
+    "negative shape": (with_shape([1, -2]), INVALID, "inputs.tokens", "[1, -2]", "no negative"),
+    "overflowing shape": (
+        with_shape([2**62, 2**62]), INVALID, "inputs.tokens", str(2**62), "fewer elements"
+    ),
+    "no position": (
+        request(tokens=np.zeros((1, 0), np.int64)),
+        INVALID, "inputs.tokens.shape", "0 positions", "at least one",
+    ),
+    "no row": (
+        request(tokens=np.zeros((0, 2), np.int64)),
+        INVALID, "inputs.tokens.shape", "0 rows", "at least one",
+    ),
+    "too long": (
+        request(tokens=[[2] * 51]), INVALID, "inputs.tokens[0]", "length 51", "at most 50"
+    ),
+    "token id too large": (
+        request(tokens=[[2, 9999]]), INVALID, "inputs.tokens[0, 1]", "9999", "from 0 to"
+    ),
+    "token id negative": (
+        request(tokens=[[2], [-1]]), INVALID, "inputs.tokens[1, 0]", "-1", "from 0 to"
+    ),
+    "not a number": (masked(NAN), INVALID, "inputs.x[1, 2, 1]", "nan", "a finite number"),
+    "lengths beyond the data": (
+        request(tokens=[[2, 3]], lengths=[3]), INVALID, "inputs.lengths[0]", "length 3", "1 to 2"
+    ),
+    "length zero": (
+        request(tokens=[[2, 3]], lengths=[0]), INVALID, "inputs.lengths[0]", "length 0", "1 to 2"
+    ),
+    "lengths of fewer rows": (
+        request(tokens=[[2], [3]], lengths=[1]), INVALID, "inputs.lengths.shape", "1 rows", "2"
+    ),
+    "mask with a hole": (
+        masked(ONES, [[1, 0, 1], [1, 1, 1]]),
+        INVALID, "inputs.mask[0]", "padding at position 1", "then padding to the end",
+    ),
+    "mask padded on the left": (
+        masked(ONES, [[1, 1, 1], [0, 1, 1]]),
+        INVALID, "inputs.mask[1]", "padding before position 1", "then padding to the end",
+    ),
+    "mask of another size": (
+        masked(ONES, [[1, 1], [1, 1]]), INVALID, "inputs.mask.shape", "2 positions", "3"
+    ),
+    "unknown output": (
+        with_output("logit"), INVALID, "outputs.logit", "did you mean 'logits'", "'logits'"
+    ),
+    "raw and typed mixed": (mixed(), INVALID, "inputs.tokens.contents", "typed", "one form"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_bad_request_is_refused_with_field_got_and_expected(name: str, infer: Any) -> None:
+    message, code, field, got, expected = CASES[name]
+    with pytest.raises(grpc.RpcError) as caught:
+        infer(message)
+    error = caught.value
+    assert error.code() is code
+    details = from_metadata(error.trailing_metadata())
+    assert details.field == field
+    assert got in details.got
+    assert expected in details.expected
+    assert got in error.details() or field in error.details()
+    # and the server serves on
+    assert infer(request(tokens=[[2, 3, 4]])).outputs[0].shape == [1, 40]
+
+
+def test_padding_may_hold_anything(infer: Any) -> None:
+    clean = infer(request(tokens=[[2, 3]]))
+    dirty = infer(request(tokens=[[2, 3, -1, 10**12]], lengths=[2]))
+    np.testing.assert_allclose(
+        np.frombuffer(dirty.raw_output_contents[0], np.float32),
+        np.frombuffer(clean.raw_output_contents[0], np.float32),
+        atol=1e-5,
+    )
+    mean = infer(masked(np.where(np.arange(9).reshape(1, 3, 3) > 5, np.nan, 2.0), [[1, 1, 0]]))
+    assert np.frombuffer(mean.raw_output_contents[0], np.float32).tolist() == [2.0, 2.0, 2.0]
+
+
+def test_a_message_beyond_the_limit_is_refused_before_it_is_read(infer: Any) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        infer(request(tokens=np.ones((1000, 50), np.int64)))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "larger than max (400" in caught.value.details()
+    assert infer(request(tokens=[[2]])).outputs[0].shape == [1, 40]
+
+
+def test_texts_to_a_model_without_tokenizer(channel: grpc.Channel) -> None:
+    message = sequences_pb2.ProcessBatchRequest(model_name="masked-mean")
+    message.sequences.texts.append("the kitten")
+    with pytest.raises(grpc.RpcError) as caught:
+        SequenceServiceStub(channel).ProcessBatch(message)
+    assert caught.value.code() is INVALID
+    details = from_metadata(caught.value.trailing_metadata())
+    assert (details.field, details.got) == ("texts", "texts")
+    assert "no tokenizer" in details.expected
+
+
+def test_a_batch_that_cannot_be_read_fails_as_a_whole(channel: grpc.Channel) -> None:
+    message = sequences_pb2.ProcessBatchRequest(model_name="lstm-onnx")
+    message.sequences.inputs.append(pack("tokens", "INT64", [np.array([2, 3])]))
+    message.sequences.inputs[0].values = b"123"
+    with pytest.raises(grpc.RpcError) as caught:
+        SequenceServiceStub(channel).ProcessBatch(message)
+    assert caught.value.code() is INVALID
+    assert from_metadata(caught.value.trailing_metadata()).field == "inputs.tokens"

@@ -1,0 +1,147 @@
+"""The command line, as users and scripts meet it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seqlens import __version__
+from seqlens_zoo.antecedent import KITTEN_SENTENCE
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def test_version(seqlens: Run) -> None:
+    assert seqlens("--version").stdout.strip() == __version__
+
+
+def test_help_names_the_commands_and_their_options(seqlens: Run) -> None:
+    overview = seqlens("--help").stdout
+    for name in ("serve", "inspect", "verify", "infer", "--config"):
+        assert name in overview
+    options = seqlens("serve", "--help").stdout
+    for name in ("--repository", "--grpc-port", "--scheduler.max-batch-tokens", "Port for gRPC"):
+        assert name in options
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["serve", "--repository", "x", "--grpc-prt", "1"], "Did you mean --grpc-port?"),
+        (["serve"], "--repository"),
+        (["srve"], "srve"),
+        (["serve", "--repository", "x", "--grpc-port", "many"], "many"),
+    ],
+)
+def test_a_wrong_command_line_says_what_is_wrong(
+    arguments: list[str], text: str, seqlens: Run
+) -> None:
+    run = seqlens(*arguments)
+    assert run.returncode != 0
+    assert text in run.stdout + run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_misspelt_setting_in_the_file_is_named_with_its_file(
+    seqlens: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "seqlens.yaml"
+    file.write_text("repository: x\nscheduler:\n  max_batch_tokenz: 5\n")
+    run = seqlens("serve", "--config", str(file))
+    assert run.returncode != 0
+    said = "".join((run.stdout + run.stderr).replace("│", "").split())
+    assert "max_batch_tokenz" in said
+    assert "Didyoumean--scheduler.max-batch-tokens?" in said
+
+
+def test_flags_win_over_the_environment_and_the_environment_over_the_file(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "seqlens.yaml"
+    file.write_text("repository: a\nhost: file\ngrpc_port: 1\nhttp_port: 1\nlimits:\n")
+    # The real parser; only what the command does with its settings is replaced.
+    program = (
+        "import sys, seqlens.cli.app as app, seqlens.server as server\n"
+        "server.serve_until_stopped = lambda s: print(s.host, s.grpc_port, s.http_port, s.lanes)\n"
+        "app.run(sys.argv[1:])\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, "serve", "--config", str(file), "--grpc-port", "3"],
+        env={"SEQLENS_GRPC_PORT": "2", "SEQLENS_HTTP_PORT": "2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.split() == ["file", "3", "2", "0"]
+
+
+def test_the_light_installation_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "cyclopts.py").write_text("raise ModuleNotFoundError(name='cyclopts')")
+    run = subprocess.run(
+        [sys.executable, "-m", "seqlens.cli", "serve"],
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "pip install 'seqlens[server]'" in run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1
+
+
+def test_a_repository_that_is_not_there(seqlens: Run, tmp_path: Path) -> None:
+    run = seqlens(
+        "serve", "--repository", str(tmp_path / "no"), "--grpc-port", "0", "--metrics-port", "0"
+    )
+    assert run.returncode == 1
+    assert str(tmp_path / "no") in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_inspect_shows_what_was_found(seqlens: Run, repository: Path) -> None:
+    path = str(repository / "lstm-onnx" / "1" / "model.onnx")
+    shown = seqlens("inspect", path)
+    assert shown.returncode == 0
+    assert "lstm" in shown.stdout
+    anatomy = json.loads(seqlens("inspect", path, "--json").stdout)
+    assert anatomy["architecture"] == "lstm"
+
+
+def test_inspect_refuses_what_it_cannot_read(seqlens: Run, tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"nothing")
+    run = seqlens("inspect", str(file))
+    assert run.returncode == 1
+    assert str(file) in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_verify_shows_the_proof(seqlens: Run, repository: Path, tmp_path: Path) -> None:
+    env = {"SEQLENS_CACHE": str(tmp_path)}
+    path = str(repository / "rnn-onnx")
+    shown = seqlens("verify", path, env=env)
+    assert shown.returncode == 0
+    assert "by_length" in shown.stdout
+    proof: Any = json.loads(seqlens("verify", path, "--json", env=env).stdout)
+    assert proof["strategy"] == "by_length"
+    assert proof["proof"]["padded_error"] <= proof["proof"]["tolerance"]
+
+
+def test_infer_prints_a_table_of_answers(seqlens: Run, target: str) -> None:
+    run = seqlens("infer", "transformer-onnx", KITTEN_SENTENCE, "--target", target)
+    assert run.returncode == 0
+    assert "kitten" in run.stdout.split("answer")[1]
+    piped = seqlens("infer", "transformer-onnx", "--target", target, text="the kitten\nit\n")
+    assert piped.returncode == 0
+    assert "the kitten" in piped.stdout
+
+
+def test_infer_tells_why_there_is_no_answer(seqlens: Run, target: str) -> None:
+    run = seqlens("infer", "nobody", "it", "--target", target)
+    assert run.returncode == 1
+    assert "nobody" in run.stderr
+    assert "Traceback" not in run.stderr
