@@ -1,0 +1,40 @@
+"""The pages name every call and every key, and no others."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from seqlens.repository.config import InputConfig, ModelConfig, OutputConfig, read_config
+from seqlens_wire.pb import open_inference_pb2, sequences_pb2
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+SERVICES = [
+    open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"],
+    sequences_pb2.DESCRIPTOR.services_by_name["SequenceService"],
+]
+
+
+def quoted(page: str) -> set[str]:
+    return set(re.findall(r"`([A-Za-z_]+)`", (REFERENCE / page).read_text()))
+
+
+@pytest.mark.parametrize(
+    "call", [method.name for service in SERVICES for method in service.methods]
+)
+def test_call_is_documented(call: str) -> None:
+    assert call in quoted("grpc.md")
+
+
+def test_keys_of_model_yaml_are_documented() -> None:
+    keys = {key for of in (ModelConfig, InputConfig, OutputConfig) for key in of.__struct_fields__}
+    assert keys <= quoted("model-yaml.md")
+
+
+def test_example_of_model_yaml_is_valid(tmp_path: Path) -> None:
+    page = (REFERENCE / "model-yaml.md").read_text()
+    path = tmp_path / "model.yaml"
+    path.write_text(page.split("```yaml\n")[1].split("```")[0])
+    read = read_config(path)
+    assert read.max_length == 512
+    assert read.inputs["ids"].vocabulary_size == 30522
