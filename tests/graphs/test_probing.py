@@ -1,6 +1,7 @@
 """Roles and axes are told by running, whatever the inputs are called."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -37,6 +38,7 @@ from seqlens.graphs.anatomy import (
 )
 from seqlens.graphs.onnx_graph import read_onnx
 from seqlens.graphs.probing import find_anatomy
+from seqlens.graphs.reading import TensorReading
 from seqlens.sequences import Array, Tensors
 
 
@@ -195,6 +197,27 @@ def test_a_length_frozen_behind_a_free_declaration() -> None:
     assert any("only sequences of 11 positions" in finding for finding in anatomy.findings)
 
 
+def test_the_frozen_length_of_a_legacy_encoder_export() -> None:
+    """The legacy exporter bakes the length of nn.TransformerEncoder in, whatever it declares."""
+
+    class Encoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = torch.nn.TransformerEncoderLayer(WIDTH, 3, 16, batch_first=True)
+            self.embedding = torch.nn.Embedding(VOCABULARY, WIDTH)
+            self.layers = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+        def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return self.layers(self.embedding(tokens), src_key_padding_mask=mask)
+
+    anatomy = inspect(masked(Encoder(), torch.bool))
+    mask = anatomy.input("mask")
+    assert mask is not None
+    assert (mask.role, mask.mask_marks, mask.shape) == (InputRole.MASK, "padding", (-1, 6))
+    assert anatomy.fixed_length == 6
+    assert len(anatomy.attention_sites) == 2
+
+
 def test_a_frozen_batch() -> None:
     model = export(Recurrent(), [torch.ones(1, 6, dtype=torch.int64)], ["x"], {"x": {1: "t"}})
     anatomy = inspect(model)
@@ -211,6 +234,56 @@ def test_a_model_without_time_is_no_sequence_model() -> None:
     assert (x.role, x.batch_axis, x.time_axis) == (InputRole.OTHER, 0, None)
     assert not anatomy.has_time
     assert anatomy.architecture is Architecture.OTHER
+
+
+def test_numbered_positions_and_a_second_sequence() -> None:
+    """Only its name tells an input of positions from ids; its table limits the length."""
+    nodes = [
+        helper.make_node("Gather", ["words", "ids"], ["w"]),
+        helper.make_node("Gather", ["kinds", "segments"], ["k"]),
+        helper.make_node("Gather", ["places", "position_ids"], ["p"]),
+        helper.make_node("Sum", ["w", "k", "p"], ["x"]),
+        helper.make_node("ReduceMean", ["x"], ["y"], axes=[1], keepdims=0),
+    ]
+    random = np.random.default_rng(0)
+    rows = {"words": 31, "kinds": 2, "places": 64}
+    tables = {n: random.standard_normal((size, 4)).astype(np.float32) for n, size in rows.items()}
+    inputs = {n: (INT64, ["b", "t"]) for n in ("position_ids", "segments", "ids")}
+    anatomy = inspect(built(nodes, inputs, {"y": (FLOAT, ["b", 4])}, tables))
+    assert [i.role for i in anatomy.inputs] == [
+        InputRole.POSITIONS,
+        InputRole.SEQUENCE,
+        InputRole.SEQUENCE,
+    ]
+    assert [i.vocabulary_size for i in anatomy.inputs] == [64, 2, 31]
+    assert anatomy.max_length == 64
+
+
+@pytest.mark.parametrize("batch_first", [True, False], ids=["batch-first", "time-major"])
+@pytest.mark.parametrize("ids", [True, False], ids=["ids", "features"])
+def test_inputs_of_which_the_file_tells_nothing(ids: bool, batch_first: bool) -> None:
+    """As in TorchScript: no datatypes, no shapes, no vocabulary."""
+    model = recurrent("GRU", ids=ids, batch_first=batch_first)
+    reading = read_onnx(model)
+    blank = replace(
+        reading,
+        inputs=tuple(TensorReading(i.name, None, None) for i in reading.inputs),
+        feature_sizes=(99, WIDTH),
+    )
+    anatomy = find_anatomy(blank, runner(model), AnatomyOverrides())
+    (x,) = anatomy.inputs
+    assert (x.role, x.datatype) == (InputRole.SEQUENCE, "INT64" if ids else "FP32")
+    assert (x.batch_axis, x.time_axis) == ((0, 1) if batch_first else (1, 0))
+
+
+def test_lengths_of_which_the_file_tells_nothing() -> None:
+    model = recurrent("LSTM", head="length")
+    reading = read_onnx(model)
+    blank = replace(
+        reading, inputs=tuple(TensorReading(i.name, None, None) for i in reading.inputs)
+    )
+    anatomy = find_anatomy(blank, runner(model), AnatomyOverrides())
+    assert [i.role for i in anatomy.inputs] == [InputRole.SEQUENCE, InputRole.LENGTHS]
 
 
 def test_what_the_user_states_wins() -> None:

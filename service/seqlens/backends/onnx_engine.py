@@ -25,6 +25,11 @@ _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 # A fusion whose CPU kernel takes several times as long as what it replaces.
 _SLOW_FUSIONS = ["SkipLayerNormFusion"]
 _TOLERANCE = 1e-4  # relative; full lengths must not change an answer
+_NOISE = (
+    r"^\[ONNXRuntimeError\] : \d+ : \w+ : ",
+    r"/\S+\.(?:cc|h|cpp):\d+ ",  # where in its sources
+    r"(?:[\w:&*<> ]+ )?onnxruntime::[^()]*\([^()]*\)(?: const)? ",  # and in which function
+)
 _LONGEST_REASON = 300  # characters of the library's own words
 
 
@@ -159,10 +164,10 @@ def _run(
 
 
 def _reason(text: str) -> str:
-    """The library's own reason without its error codes, paths and line numbers."""
+    """The library's own reason without its error codes, source files and function names."""
     last = text.rpartition("Status Message: ")[2]
-    last = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", last)
-    last = re.sub(r"/\S+\.(?:cc|h):\d+ (?:.*\) )?", "", last)
+    for noise in _NOISE:
+        last = re.sub(noise, "", last)
     return " ".join(last.split())[:_LONGEST_REASON]
 
 
@@ -172,4 +177,6 @@ def _refusal(text: str) -> str:
         return f"{reason} Export with a lower opset, or install a newer onnxruntime"
     if "is not a registered function/op" in text or "No Op registered" in text:
         return f"{reason} The operator is unknown to this onnxruntime: export with another opset"
+    if "Batchwise recurrent" in text:
+        return f"{reason} Export recurrent operators with layout 0, time before batch"
     return reason

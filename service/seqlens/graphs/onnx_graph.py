@@ -71,6 +71,7 @@ def read_onnx(model: ModelProto) -> GraphReading:
         findings=findings,
         producer=_producer(model),
         precision=find_precision(flow),
+        feature_sizes=tuple(dict.fromkeys(n for layer in layers if (n := layer.input_size))),
     )
 
 

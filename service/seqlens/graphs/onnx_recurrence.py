@@ -58,9 +58,9 @@ def _layer(flow: Flow, step: Step) -> RecurrentLayer:
 def _input_size(flow: Flow, step: Step) -> int | None:
     """Width of the layer's input, from W: [directions, gates * hidden, input]."""
     weights = flow.constants.get(step.input(1))
-    if weights is None or len(weights.dims) != 3:
-        return None
-    return int(weights.dims[1 if step.operator == "DynamicQuantizeLSTM" else 2])
+    shape = tuple(weights.dims) if weights else flow.shapes.get(step.input(1), ())
+    size = shape[1 if step.operator == "DynamicQuantizeLSTM" else 2] if len(shape) == 3 else None
+    return size if isinstance(size, int) else None
 
 
 def _initial_state(flow: Flow, name: str) -> str:
@@ -165,7 +165,6 @@ def _unrolled_loop(
 ) -> tuple[tuple[RecurrentLayer, ...], tuple[str, ...]]:
     """Loops over time that the exporter wrote out step by step, by weights used in a chain."""
     layers: list[RecurrentLayer] = []
-    steps = 0
     site_values = {s.outputs[0] for s in sites}
     for name, constant in flow.constants.items():
         chain = _chain(flow, name)
@@ -176,12 +175,11 @@ def _unrolled_loop(
         if cell and not site_values & between:
             size = int(min(constant.dims))
             layers.append(RecurrentLayer(name, cell, "forward", None, size, operator="unrolled"))
-            steps = max(steps, len(chain) + 1)
     if not layers:
         return (), ()
     return tuple(layers), (
-        f"the recurrence was written out for about {steps} steps when it was exported, so other "
-        "lengths cannot run: export with torch.onnx.export(..., dynamo=False), which keeps the "
+        "the recurrence was written out step by step when it was exported, so only the length of "
+        "the example runs: export with torch.onnx.export(..., dynamo=False), which keeps the "
         "recurrent operator",
     )
 

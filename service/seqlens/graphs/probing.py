@@ -196,6 +196,9 @@ def _max_length(
 ) -> tuple[int | None, tuple[str, ...]]:
     if overrides.max_length is not None or view.time is None or view.time in view.probed.frozen:
         return overrides.max_length, ()
-    positions = (e.vocabulary_size for e in view.probed.layout if sounds_like_positions(e))
-    tables = (*reading.table_sizes, *filter(None, positions))
-    return find_max_length(view.run, view.probed, view.batch, view.time, tables)
+    found, remarks = find_max_length(
+        view.run, view.probed, view.batch, view.time, reading.table_sizes
+    )
+    numbered = (e.vocabulary_size for e in view.probed.layout if sounds_like_positions(e))
+    limits = [limit for limit in (found, *numbered) if limit is not None]
+    return min(limits, default=None), remarks
