@@ -62,7 +62,7 @@ def test_flags_win_over_the_environment_and_the_environment_over_the_file(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "seqlens.yaml"
-    file.write_text("repository: a\nhost: file\ngrpc_port: 1\nhttp_port: 1\nlimits:\n")
+    file.write_text("repository: a\nhost: file\ngrpc_port: 1\nhttp_port: 1\n")
     # The real parser; only what the command does with its settings is replaced.
     program = (
         "import sys, seqlens.cli.app as app, seqlens.server as server\n"

@@ -41,6 +41,13 @@ def infer(target: str, model: str, tokens: list[int]) -> pb.ModelInferResponse:
         return GRPCInferenceServiceStub(channel).ModelInfer(request)  # type: ignore[no-any-return]
 
 
+def long_batch() -> sequences_pb2.ProcessBatchRequest:
+    """More than a second of work for one lane."""
+    request = sequences_pb2.ProcessBatchRequest(model_name="rnn-torchscript")
+    request.sequences.inputs.append(pack("tokens", "INT64", [np.full(2000, 2)] * 30))
+    return request
+
+
 def index(target: str) -> dict[str, Any]:
     with grpc.insecure_channel(target) as channel:
         answer = GRPCInferenceServiceStub(channel).RepositoryIndex(pb.RepositoryIndexRequest())
@@ -116,13 +123,14 @@ def test_a_full_waiting_room_refuses_with_the_time_to_come_again(
 ) -> None:
     folder = small_repository(repository, tmp_path, "rnn-torchscript")
     target = start_server(folder, "--scheduler.max-waiting-sequences", "4").grpc
-    request = pb.ModelInferRequest(model_name="rnn-torchscript")
-    request.inputs.add(name="tokens", datatype="INT64", shape=[8, 10])
-    request.raw_input_contents.append(np.full((8, 10), 2).tobytes())
-    with grpc.insecure_channel(target) as channel, pytest.raises(grpc.RpcError) as caught:
-        GRPCInferenceServiceStub(channel).ModelInfer(request)
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert int(dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"]) >= 0
+    with grpc.insecure_channel(target) as channel:
+        answer = SequenceServiceStub(channel).ProcessBatch.future(long_batch())
+        time.sleep(0.2)
+        with pytest.raises(grpc.RpcError) as caught:
+            infer(target, "rnn-torchscript", [2])
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert int(dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
+        assert not any(result.HasField("error") for result in answer.result().answers.results)
     assert infer(target, "rnn-torchscript", [2]).outputs[0].shape == [1, 40]
 
 
@@ -130,13 +138,10 @@ def test_sigterm_lets_calls_in_progress_finish_and_turns_health_off(
     repository: Path, tmp_path: Path, start_server: StartServer
 ) -> None:
     running = start_server(small_repository(repository, tmp_path, "rnn-torchscript"))
-    rows = [np.full(2000, 2)] * 30  # more than a second of work on one lane
-    request = sequences_pb2.ProcessBatchRequest(model_name="rnn-torchscript")
-    request.sequences.inputs.append(pack("tokens", "INT64", rows))
     with grpc.insecure_channel(running.grpc) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        answer = SequenceServiceStub(channel).ProcessBatch.future(request)
+        answer = SequenceServiceStub(channel).ProcessBatch.future(long_batch())
         time.sleep(0.2)
         assert not answer.done()
         running.process.send_signal(signal.SIGTERM)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from seqlens.api.convert import read_infer_request, write_infer_response
-from seqlens.api.requests import InferResponse, NamedTensor, Timings
+from seqlens.api.requests import InferResponse, NamedTensor
 from seqlens.errors import InvalidRequest, NotOffered
 from seqlens_wire.pb.open_inference_pb2 import ModelInferRequest
 
@@ -80,7 +80,7 @@ def test_extensions_that_change_the_answer_are_refused_when_used() -> None:
 
 def test_answers_are_raw() -> None:
     output = NamedTensor("y", "FP32", np.array([[0.5]], np.float32))
-    written = write_infer_response(InferResponse("m", "1", "7", (output,), Timings()))
+    written = write_infer_response(InferResponse("m", "1", "7", (output,)))
     assert (written.model_name, written.model_version, written.id) == ("m", "1", "7")
     assert written.outputs[0].shape == [1, 1]
     assert written.raw_output_contents[0] == np.float32(0.5).tobytes()

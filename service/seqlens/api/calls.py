@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from seqlens.api.requests import Timings
@@ -12,6 +12,7 @@ from seqlens.api.statistics import Statistics
 from seqlens.errors import SeqLensError, SequenceTooLong
 from seqlens.graphs.anatomy import Architecture
 from seqlens.metrics.observer import Method, ModelLabels, Observer
+from seqlens.sequences import SequenceAnswer
 
 Protocol = Literal["grpc", "rest"]
 
@@ -32,14 +33,22 @@ class Call:
         """Time what makes plain values of a message."""
         start = time.perf_counter()
         yield
-        self.timings = replace(self.timings, decode_seconds=time.perf_counter() - start)
+        self.timings.decode_seconds = time.perf_counter() - start
 
     @contextmanager
     def encoding(self) -> Iterator[None]:
         """Time what makes a message of plain values."""
         start = time.perf_counter()
         yield
-        self.timings = replace(self.timings, encode_seconds=time.perf_counter() - start)
+        self.timings.encode_seconds = time.perf_counter() - start
+
+    def answered(self, answers: Sequence[SequenceAnswer]) -> None:
+        """Note what the answers tell."""
+        self.sequences = len(answers)
+        if answers:
+            self.longest = max(answer.length for answer in answers) or None
+            self.timings.queue_seconds = max(answer.queue_seconds for answer in answers)
+            self.timings.compute_seconds = max(answer.compute_seconds for answer in answers)
 
 
 class Calls:

@@ -10,7 +10,7 @@ from seqlens.api.convert_sequences import read_sequences, write_answers
 from seqlens.api.describe_sequences import describe_model
 from seqlens.api.failures import answerable
 from seqlens.api.grpc_errors import Context, streaming, unary, why_left
-from seqlens.api.inference import Inference, Outcome, outcomes, slowest
+from seqlens.api.inference import Inference, Outcome, outcomes
 from seqlens.api.requests import Urgency
 from seqlens.api.served import DRAINING, ServedModels
 from seqlens.api.stream import Group, Pending, SequenceStream
@@ -84,7 +84,8 @@ class GrpcSequenceService:
     ) -> pb.DescribeModelResponse:
         """What was found in a model, how it is served, and the proof."""
         model = self._models.repository.get(request.model_name, request.model_version)
-        return describe_model(model, self._models.versions(model.name), self._settings.scheduler)
+        scheduler = model.config.scheduler_settings(self._settings.scheduler)
+        return describe_model(model, self._models.versions(model.name), scheduler)
 
     def _window(self, options: pb.StreamOptions) -> int:
         return min(options.window or DEFAULT_WINDOW, self._settings.limits.max_stream_window)
@@ -167,13 +168,10 @@ class GrpcSequenceService:
         self._calls.report(call, "grpc", "stream", code, time.perf_counter() - pending.arrived)
 
     def _note(self, call: Call, results: Sequence[Outcome]) -> None:
-        answers = [one for one in results if isinstance(one, SequenceAnswer)]
+        call.answered([one for one in results if isinstance(one, SequenceAnswer)])
         for one in results:
             if isinstance(one, SeqLensError):
                 self._calls.refused(call.labels, one)
-        if answers:
-            call.sequences, call.timings = len(answers), slowest(answers, call.timings)
-            call.longest = max(answer.length for answer in answers) or None
 
 
 async def _read_options(requests: AsyncIterator[pb.ProcessStreamRequest]) -> pb.StreamOptions:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
 from seqlens.api.calls import Call
@@ -15,7 +14,6 @@ from seqlens.api.requests import (
     NamedTensor,
     Rows,
     SequenceRequest,
-    Timings,
     Urgency,
 )
 from seqlens.api.rows import join, split
@@ -58,8 +56,7 @@ class Inference:
         sequences, rows = await _off_loop_if_large(size, _take_apart, model, request.inputs)
         call.longest = None if rows.time is None else max(rows.lengths)
         answers = await _all_or_none(_submit(served, sequences, request.urgency))
-        call.sequences = len(answers)
-        call.timings = slowest(answers, call.timings)
+        call.answered(answers)
         size = sum(array_bytes(answer.outputs) for answer in answers)
         arrays = await _off_loop_if_large(size, _put_together, model, answers, rows, names)
         outputs = [s for s in model.anatomy.outputs if s.name in names]
@@ -68,7 +65,6 @@ class Inference:
             model.version,
             request.id,
             tuple(NamedTensor(s.name, s.datatype, arrays[s.name]) for s in outputs),
-            call.timings,
         )
 
     async def check(
@@ -176,15 +172,6 @@ def _take_back(futures: Sequence[asyncio.Future[SequenceAnswer]]) -> None:
         # Reading the exception keeps asyncio from logging those of rows that nobody asks for.
         if not future.cancel() and not future.cancelled():
             future.exception()
-
-
-def slowest(answers: Sequence[SequenceAnswer], timings: Timings) -> Timings:
-    """The times of a request whose sequences got these answers."""
-    return replace(
-        timings,
-        queue_seconds=max(answer.queue_seconds for answer in answers),
-        compute_seconds=max(answer.compute_seconds for answer in answers),
-    )
 
 
 async def _encode(model: LoadedModel, texts: Sequence[str]) -> Sequence[Array]:

@@ -38,9 +38,9 @@ class InferRequest:
     urgency: Urgency = Urgency()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Timings:
-    """Where the time of a request went, in seconds: for several rows, that of the slowest one."""
+    """Where the time of a request went, in seconds: of several sequences, that of the slowest."""
 
     decode_seconds: float = 0.0
     queue_seconds: float = 0.0
@@ -56,7 +56,6 @@ class InferResponse:
     version: str
     id: str
     outputs: tuple[NamedTensor, ...]
-    timings: Timings
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ def _checked_lengths(
 ) -> Lengths:
     lengths = row_lengths(anatomy, arrays, rows, time)
     name = next(s.name for s in anatomy.sequence_inputs if s.time_axis is not None)
-    for row in (int(lengths.argmax()), int(lengths.argmin())):
+    for row in {int(lengths.argmax()), int(lengths.argmin())}:
         check_length(f"inputs.{name}[{row}]", int(lengths[row]), limits)
     return lengths
 
@@ -154,7 +154,9 @@ def _row(
 def _one_row(spec: InputAnatomy, array: Array, row: int) -> Array:
     """One row of an input: batch axis removed, time axis first."""
     axes = [axis for axis in (spec.batch_axis, spec.time_axis) if axis is not None]
-    ordered: Array = np.moveaxis(array, axes, range(len(axes)))
+    ordered = array
+    if axes != [0, 1][: len(axes)]:  # np.moveaxis takes its time even when there is nothing to do
+        ordered = np.moveaxis(array, axes, range(len(axes)))
     one: Array = ordered if spec.batch_axis is None else ordered[row]
     return one
 
