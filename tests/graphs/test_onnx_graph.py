@@ -250,6 +250,34 @@ def test_cells_written_out_as_gates_are_recognised(kind: str) -> None:
     )
 
 
+def test_a_cell_in_the_body_of_a_scan_is_recognised() -> None:
+    """h = tanh(h R + p), the form in which an RNN runs fastest."""
+    nodes = [
+        helper.make_node("MatMul", ["h_in", "r"], ["from_state"]),
+        helper.make_node("Add", ["from_state", "p_in"], ["sum"]),
+        helper.make_node("Tanh", ["sum"], ["h_out"]),
+        helper.make_node("Identity", ["h_out"], ["y_out"]),
+    ]
+    values = {n: helper.make_tensor_value_info(n, FLOAT, None) for n in ("h_in", "p_in")}
+    results = {n: helper.make_tensor_value_info(n, FLOAT, None) for n in ("h_out", "y_out")}
+    body = helper.make_graph(nodes, "body", list(values.values()), list(results.values()))
+    outer = [
+        helper.make_node("MatMul", ["x", "w"], ["p"]),
+        helper.make_node("Scan", ["h0", "p"], ["last", "y"], num_scan_inputs=1, body=body),
+    ]
+    random = np.random.default_rng(0)
+    constants = {
+        "w": random.standard_normal((WIDTH, HIDDEN)).astype(np.float32),
+        "r": random.standard_normal((HIDDEN, HIDDEN)).astype(np.float32),
+        "h0": np.zeros((2, HIDDEN), np.float32),
+    }
+    shapes = {"y": (FLOAT, ["t", 2, HIDDEN]), "last": (FLOAT, [2, HIDDEN])}
+    model = built(outer, {"x": (FLOAT, ["t", 2, WIDTH])}, shapes, constants)
+    (layer,) = read_onnx(model).recurrent_layers
+    assert (layer.cell, layer.operator, layer.hidden_size) == ("rnn", "Scan", HIDDEN)
+    assert layer.initial_state == "zeros"
+
+
 def test_a_transformer_holds_no_recurrence() -> None:
     assert read_onnx(masked(Transformer(), torch.int64)).recurrent_layers == ()
 

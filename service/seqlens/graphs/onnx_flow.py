@@ -57,6 +57,7 @@ class Flow:
     consumers: dict[str, list[Step]] = field(default_factory=dict)
     data: frozenset[str] = frozenset()  # values that depend on the values of graph inputs
     fixed: frozenset[str] = frozenset()  # values that are the same in every run
+    loops: list[tuple[str, str]] = field(default_factory=list)  # Loop or Scan, prefix of its values
     shapes: dict[str, Shape] = field(default_factory=dict)  # as far as ONNX itself infers them
 
     def add(self, step: Step) -> None:
@@ -198,6 +199,8 @@ class _Layout:
         results: list[tuple[str, ...]] = []
         for attribute in _graphs(node):
             inside = f"{name}.{attribute.name}"
+            if node.op_type != "If":
+                self.flow.loops.append((node.op_type, f"{inside}/"))
             body, scope = attribute.g, dict(names)
             for value, source in zip(body.input, _body_sources(node, inputs), strict=False):
                 scope[value.name] = f"{inside}/{value.name}"

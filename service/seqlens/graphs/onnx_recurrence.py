@@ -37,6 +37,8 @@ def find_layers(
     found = [(s.branches, _layer(flow, s)) for s in flow.steps if is_recurrent(s.operator)]
     if layers := one_branch(found):
         return tuple(layers), ()
+    if looped := tuple(filter(None, (_looped_cell(flow, *loop) for loop in flow.loops))):
+        return looped, ()
     if carried := _carried_cell(flow, inputs, outputs):
         return (carried,), ()
     return _unrolled_loop(flow, sites)
@@ -97,6 +99,25 @@ def _is_zero(flow: Flow, name: str) -> bool:
     if constant is None or constant.external_data:
         return False
     return not onnx.numpy_helper.to_array(constant).any()
+
+
+def _looped_cell(flow: Flow, operator: str, prefix: str) -> RecurrentLayer | None:
+    """A cell written out in the body of a Loop or Scan."""
+    body = [s for s in flow.steps if s.outputs[0].startswith(prefix)]
+    products = [s for s in body if s.operator in PRODUCTS]
+    found = _gated_cell(body)
+    if found is None or not products:
+        return None
+    cell, layers = found
+    weights = [flow.constants[i].dims for s in products for i in s.inputs if i in flow.constants]
+    size = min((int(n) for dims in weights for n in dims), default=None)
+    entries = [s.input(0) for s in body if s.operator == "Enter"]
+    start = next(
+        iter(entries[2 if operator == "Loop" else 0 :]), ""
+    )  # a Loop counts and tests first
+    name = prefix.rpartition(".")[0]
+    initial = _initial_state(flow, start)
+    return RecurrentLayer(name, cell, "forward", None, size, layers, initial, operator)
 
 
 def _carried_cell(
