@@ -212,3 +212,15 @@ def test_the_key_tells_apart_what_cannot_share_a_run():
     assert key(3, 1, (3, 2)) != key(3, 1, (3, 4))  # another number of features
     assert key(3, 1, (7, 2)) == key(5, 1, (7, 2))  # a time axis of its own, of equal size
     assert key(3, 1, (7, 2)) != key(3, 1, (8, 2))
+
+
+def test_numbers_stay_arrays_on_the_way_in_and_out() -> None:
+    rate = InputAnatomy("rate", "INT64", (), InputRole.OTHER)
+    score = OutputAnatomy("score", "FP32", (-1,), OutputRole.PER_SEQUENCE, 0)
+    anatomy = model(TOKENS, rate, outputs=(score,))
+    sequence = InputSequence({"tokens": np.arange(3), "rate": np.array(16_000)}, 3)
+    given_rate = pad(anatomy, [sequence])["rate"]
+    answer = unpad(anatomy, {"score": np.zeros(1, np.float32)}, [3])[0]["score"]
+    assert isinstance(given_rate, np.ndarray)
+    assert isinstance(answer, np.ndarray)
+    assert given_rate.shape == answer.shape == ()

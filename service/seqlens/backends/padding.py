@@ -142,7 +142,8 @@ def split_rows(
             index[axis] = slice(0, length)
         if batch_axis is not None:
             index[batch_axis] = number
-        rows.append(_time_first(array[tuple(index)], batch_axis, time_axes))
+        # With the dots a number stays an array of rank 0.
+        rows.append(_time_first(array[(*index, ...)], batch_axis, time_axes))
     return rows
 
 
@@ -201,7 +202,7 @@ def _zero_state(one: InputAnatomy, batch: int) -> Array:
 def _to_model_order(stacked: Array, batch_axis: int | None, time_axis: int | None) -> Array:
     """[batch, time, ...] or [batch, ...] to the model's order, the batch axis dropped if None."""
     if batch_axis is None:
-        single = stacked[0]
+        single = stacked[0, ...]  # a number stays an array of rank 0
         return single if time_axis is None else _contiguous(np.moveaxis(single, 0, time_axis))
     if time_axis is None:
         return _contiguous(np.moveaxis(stacked, 0, batch_axis))
