@@ -14,7 +14,7 @@ from seqlens_wire.pb import open_inference_pb2 as pb
 from seqlens_wire.pb import sequences_pb2
 from seqlens_wire.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from seqlens_wire.pb.sequences_pb2_grpc import SequenceServiceStub
-from seqlens_wire.ragged import pack
+from seqlens_wire.ragged import pack, unpack
 from seqlens_wire.tensors import datatype_of
 
 # The mean of the real positions' features.
@@ -32,6 +32,20 @@ masked_mean (float[batch, time, 3] x, int64[batch, time] mask) => (float[batch, 
 }
 """
 
+# Looks up ids in a way that hides the table's size: an id beyond it makes the model itself fail.
+HIDDEN_TABLE = """
+<ir_version: 8, opset_import: ["" : 17]>
+hidden_table (int64[batch, time] ids) => (float[batch, time] picked) {
+  zero = Constant<value_float = 0.0>()
+  step = Constant<value_float = 10.0>()
+  end = Constant<value_float = 10000.0>()
+  table = Range(zero, end, step)
+  one = Constant<value_ints = [1]>()
+  moved = Add(ids, one)
+  picked = Gather(table, moved)
+}
+"""
+
 
 @pytest.fixture(scope="module")
 def bad_target(
@@ -39,14 +53,15 @@ def bad_target(
     tmp_path_factory: pytest.TempPathFactory,
     serve_for_module: Callable[..., Any],
 ) -> str:
-    """A server of an example model, and of a model with a mask and without a tokenizer."""
+    """A server of an example model, of one with a mask and no tokenizer, and of one that fails."""
     folder = tmp_path_factory.mktemp("bad-input")
     (folder / "lstm-onnx").symlink_to(repository / "lstm-onnx")
-    version = folder / "masked-mean" / "1"
-    version.mkdir(parents=True)
-    onnx.save(onnx.parser.parse_model(MASKED_MEAN), version / "model.onnx")
+    for name, text in {"masked-mean": MASKED_MEAN, "hidden-table": HIDDEN_TABLE}.items():
+        version = folder / name / "1"
+        version.mkdir(parents=True)
+        onnx.save(onnx.parser.parse_model(text), version / "model.onnx")
     stated = "inputs: {mask: {role: mask, mask_marks: real}}\n"
-    (version.parent / "model.yaml").write_text(stated)
+    (folder / "masked-mean" / "model.yaml").write_text(stated)
     options = ["--limits.max-sequence-length", "50", "--limits.max-message-bytes", "100000"]
     address: str = serve_for_module(folder, *options).grpc
     return address
@@ -197,6 +212,26 @@ def test_padding_may_hold_anything(infer: Any) -> None:
     )
     mean = infer(masked(np.where(np.arange(9).reshape(1, 3, 3) > 5, np.nan, 2.0), [[1, 1, 0]]))
     assert np.frombuffer(mean.raw_output_contents[0], np.float32).tolist() == [2.0, 2.0, 2.0]
+
+
+def test_a_row_that_fails_in_the_model_fails_its_request_by_name(infer: Any) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        infer(request("hidden-table", ids=[[0, 1], [2, 5000]]))
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert caught.value.details().startswith("row 1: ")
+    fine = infer(request("hidden-table", ids=[[0, 1], [2, 1]]))
+    assert np.frombuffer(fine.raw_output_contents[0], np.float32).tolist() == [10, 20, 30, 20]
+
+
+def test_a_sequence_that_fails_in_the_model_costs_its_batch_mates_nothing(
+    channel: grpc.Channel,
+) -> None:
+    message = sequences_pb2.ProcessBatchRequest(model_name="hidden-table")
+    rows = [np.array(ids) for ids in ([0, 1], [2, 5000], [2])]
+    message.sequences.inputs.append(pack("ids", "INT64", rows))
+    answers = SequenceServiceStub(channel).ProcessBatch(message).answers
+    assert [result.error.code for result in answers.results] == ["", "INTERNAL", ""]
+    assert [row.tolist() for row in unpack(answers.outputs[0])] == [[10, 20], [30]]
 
 
 def test_a_message_beyond_the_limit_is_refused_before_it_is_read(infer: Any) -> None:

@@ -1,5 +1,6 @@
 """Commands, options and where their values come from: flags, environment, file, defaults."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,3 +123,7 @@ def run(arguments: Sequence[str]) -> None:
         sys.exit(app.meta(arguments, result_action="return_value"))
     except SeqLensError as error:
         sys.exit(f"seqlens: {error}")
+    except BrokenPipeError:
+        # The reader, such as head, has seen enough; Python would complain again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
