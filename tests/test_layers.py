@@ -19,7 +19,7 @@ PACKAGES = {
 
 # From the bottom to the top; a module may import its own layer and those below.
 LAYERS = (
-    {"sequences", "errors", "settings"},
+    {"sequences", "datatypes", "errors", "settings"},
     {"graphs"},
     {"metrics.observer"},
     {"backends"},

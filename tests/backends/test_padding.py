@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqlens.backends.padding import NUMPY_TYPES, pad, sharing_key, unpad
+from seqlens.backends.padding import pad, sharing_key, unpad
+from seqlens.datatypes import NUMPY_TYPES
 from seqlens.graphs.anatomy import (
     Architecture,
     InputAnatomy,

@@ -9,25 +9,11 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
+from seqlens.datatypes import NUMPY_TYPES
 from seqlens.graphs.anatomy import InputAnatomy, InputRole, ModelAnatomy
 from seqlens.sequences import Array, InputSequence
 
 Fill = float | Mapping[str, float]
-
-NUMPY_TYPES: Mapping[str, np.dtype[np.generic]] = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype(np.uint8),
-    "UINT16": np.dtype(np.uint16),
-    "UINT32": np.dtype(np.uint32),
-    "UINT64": np.dtype(np.uint64),
-    "INT8": np.dtype(np.int8),
-    "INT16": np.dtype(np.int16),
-    "INT32": np.dtype(np.int32),
-    "INT64": np.dtype(np.int64),
-    "FP16": np.dtype(np.float16),
-    "FP32": np.dtype(np.float32),
-    "FP64": np.dtype(np.float64),
-}
 
 
 def pad(

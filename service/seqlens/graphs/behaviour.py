@@ -9,8 +9,9 @@ from typing import Literal
 
 import numpy as np
 
+from seqlens.datatypes import NUMPY_TYPES
 from seqlens.graphs.axes import Probed, Run, attempt, changed_at, difference
-from seqlens.graphs.layouts import NUMPY_TYPES, InputLayout, build
+from seqlens.graphs.layouts import InputLayout, build
 from seqlens.sequences import Array
 
 Marks = Literal["real", "padding"]

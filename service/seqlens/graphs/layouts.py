@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from seqlens.datatypes import NUMPY_TYPES
 from seqlens.graphs.anatomy import AnatomyOverrides, InputOverride
 from seqlens.graphs.reading import GraphReading, TensorReading
 from seqlens.sequences import Array, Tensors
@@ -20,22 +21,6 @@ Axis = int | str
 Sizes = Mapping[str, int]  # of each block
 Fill = Literal["random", "longest"] | int  # longest: the size of the largest block; int: as it is
 
-NUMPY_TYPES: dict[str, np.dtype] = {
-    "BOOL": np.dtype(np.bool_),
-    "INT8": np.dtype(np.int8),
-    "INT16": np.dtype(np.int16),
-    "INT32": np.dtype(np.int32),
-    "INT64": np.dtype(np.int64),
-    "UINT8": np.dtype(np.uint8),
-    "UINT16": np.dtype(np.uint16),
-    "UINT32": np.dtype(np.uint32),
-    "UINT64": np.dtype(np.uint64),
-    "FP16": np.dtype(np.float16),
-    "FP32": np.dtype(np.float32),
-    "FP64": np.dtype(np.float64),
-    "BYTES": np.dtype(np.object_),
-}
-WIRE_TYPES = {dtype: name for name, dtype in NUMPY_TYPES.items()}
 _SMALL_IDS = 4  # ids below it are tried where the table is unknown
 _MOST_PARTITIONS, _MOST_FILLS, _MOST_SHAPES = 64, 12, 400
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from seqlens.datatypes import WIRE_TYPES
 from seqlens.graphs.anatomy import (
     AnatomyOverrides,
     InputAnatomy,
@@ -23,7 +24,7 @@ from seqlens.graphs.architecture import decide
 from seqlens.graphs.axes import Probed, Run, find_batch_and_time, find_layout, resized
 from seqlens.graphs.behaviour import pair_states
 from seqlens.graphs.frozen import name_fixed_axes
-from seqlens.graphs.layouts import WIRE_TYPES, Axis, InputLayout
+from seqlens.graphs.layouts import Axis, InputLayout
 from seqlens.graphs.limits import find_max_length, limit_findings
 from seqlens.graphs.reading import GraphReading
 from seqlens.graphs.roles import Found, View, find_roles, main_input, sounds_like_positions

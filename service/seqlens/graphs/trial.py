@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from seqlens.datatypes import NUMPY_TYPES
 from seqlens.graphs.anatomy import InputAnatomy, InputRole, ModelAnatomy
-from seqlens.graphs.layouts import NUMPY_TYPES
 from seqlens.sequences import Array
 
 _OTHER_AXIS = 7  # size of axes that are neither batch nor time
