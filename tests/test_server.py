@@ -48,6 +48,13 @@ def long_batch() -> sequences_pb2.ProcessBatchRequest:
     return request
 
 
+def live_and_ready(target: str) -> tuple[bool, bool]:
+    with grpc.insecure_channel(target) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        ready = stub.ServerReady(pb.ServerReadyRequest()).ready
+        return stub.ServerLive(pb.ServerLiveRequest()).live, ready
+
+
 def index(target: str) -> dict[str, Any]:
     with grpc.insecure_channel(target) as channel:
         answer = GRPCInferenceServiceStub(channel).RepositoryIndex(pb.RepositoryIndexRequest())
@@ -188,7 +195,9 @@ async def test_a_server_starts_in_three_lines_and_leaves_nothing_behind(
     )
     threads = set(threading.enumerate())
     async with Server.start(settings) as server:
+        assert await asyncio.to_thread(live_and_ready, server.grpc_address) == (True, False)
         await server.ready()
+        assert await asyncio.to_thread(live_and_ready, server.grpc_address) == (True, True)
         answer = await asyncio.to_thread(infer, server.grpc_address, "rnn-onnx", [2, 3])
         assert answer.outputs[0].shape == [1, 40]
         address = server.grpc_address

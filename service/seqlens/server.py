@@ -22,7 +22,8 @@ from seqlens.api.statistics import Statistics
 from seqlens.metrics.fanout import tell_all
 from seqlens.metrics.observer import Observer
 from seqlens.metrics.prometheus import PrometheusObserver
-from seqlens.repository.models import LoadedModel, Repository
+from seqlens.repository.loading import LoadedModel
+from seqlens.repository.models import Repository
 from seqlens.scheduling.lanes import Arbiter
 from seqlens.scheduling.model_queue import ServedModel
 from seqlens.settings import ServerSettings
@@ -58,10 +59,8 @@ class Server:
         inference, calls = Inference(self._models), Calls(observer, statistics)
         self._grpc = GrpcServer(
             settings,
-            GrpcInferenceService(
-                inference, self._models, calls, statistics, settings.scheduler, self.is_ready
-            ),
-            GrpcSequenceService(inference, self._models, calls, settings),
+            GrpcInferenceService(inference, self._models, calls, statistics, self.is_ready),
+            GrpcSequenceService(inference, self._models, calls, settings.limits),
         )
         self._loading: asyncio.Task[None] | None = None
         self.grpc_address = ""
@@ -132,7 +131,7 @@ class Server:
             model.engine,
             model.decision,
             model.cost,
-            model.config.scheduler_settings(self._settings.scheduler),
+            model.scheduler,
         )
         self._models.add(model, self._arbiter.add(served))
         await self._grpc.set_model_health(model.name, True)

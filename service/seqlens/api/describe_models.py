@@ -5,9 +5,8 @@ from collections.abc import Iterable, Sequence
 from seqlens.api.statistics import Duration, ModelCounts
 from seqlens.api.validation import optional
 from seqlens.graphs.anatomy import InputAnatomy, OutputAnatomy
-from seqlens.repository.models import LoadedModel
+from seqlens.repository.loading import LoadedModel
 from seqlens.scheduling.strategy import Strategy
-from seqlens.settings import SchedulerSettings
 from seqlens_wire.pb import model_config_pb2
 from seqlens_wire.pb.open_inference_pb2 import (
     InferBatchStatistics,
@@ -69,7 +68,7 @@ def _axes(axes: Iterable[tuple[str, int | None]]) -> str:
     return ",".join(f"{name}={axis}" for name, axis in axes if axis is not None)
 
 
-def model_config(model: LoadedModel, scheduler: SchedulerSettings) -> model_config_pb2.ModelConfig:
+def model_config(model: LoadedModel) -> model_config_pb2.ModelConfig:
     """The configuration as clients of the reference server expect it.
 
     With a positive ``max_batch_size`` the batch axis comes first in all tensors and is left out
@@ -80,7 +79,7 @@ def model_config(model: LoadedModel, scheduler: SchedulerSettings) -> model_conf
         name=model.name,
         platform=model.platform,
         backend=model.backend,
-        max_batch_size=scheduler.max_batch_sequences if batch_first else 0,
+        max_batch_size=model.scheduler.max_batch_sequences if batch_first else 0,
     )
     for spec in exported_inputs(model):
         config.input.add(
@@ -105,7 +104,8 @@ def model_config(model: LoadedModel, scheduler: SchedulerSettings) -> model_conf
 def _batch_first(model: LoadedModel) -> bool:
     if model.decision.strategy is Strategy.WHOLE:
         return False
-    axes = [spec.batch_axis for spec in (*exported_inputs(model), *model.anatomy.outputs)]
+    axes = [spec.batch_axis for spec in exported_inputs(model)]
+    axes += [spec.batch_axis for spec in model.anatomy.outputs]
     return all(axis == 0 for axis in axes)
 
 

@@ -3,15 +3,12 @@
 from collections.abc import Sequence
 
 from seqlens.graphs.anatomy import InputAnatomy, OutputAnatomy
-from seqlens.repository.models import LoadedModel
+from seqlens.repository.loading import LoadedModel
 from seqlens.repository.verify import Proof
-from seqlens.settings import SchedulerSettings
 from seqlens_wire.pb import sequences_pb2 as pb
 
 
-def describe_model(
-    model: LoadedModel, versions: Sequence[str], scheduler: SchedulerSettings
-) -> pb.DescribeModelResponse:
+def describe_model(model: LoadedModel, versions: Sequence[str]) -> pb.DescribeModelResponse:
     """Everything known about a model that takes requests; ``versions`` are all that do."""
     anatomy = model.anatomy
     return pb.DescribeModelResponse(
@@ -60,7 +57,7 @@ def describe_model(
         strategy=model.decision.strategy.value,
         strategy_reason=model.decision.reason,
         proof=_proof(model.proof),
-        limits=_limits(model, scheduler),
+        limits=_limits(model),
         costs=[
             pb.CostPoint(length=one.length, batch_size=one.batch, seconds=one.seconds)
             for one in model.cost.measurements
@@ -114,13 +111,13 @@ def _proof(proof: Proof) -> pb.Proof:
     )
 
 
-def _limits(model: LoadedModel, scheduler: SchedulerSettings) -> pb.Limits:
+def _limits(model: LoadedModel) -> pb.Limits:
     return pb.Limits(
         max_length=model.max_length,
         max_length_source=model.max_length_source,
         fixed_length=model.anatomy.fixed_length,
-        max_waiting_tokens=scheduler.max_waiting_tokens,
-        max_waiting_sequences=scheduler.max_waiting_sequences,
-        max_batch_tokens=scheduler.max_batch_tokens,
-        max_batch_sequences=scheduler.max_batch_sequences,
+        max_waiting_tokens=model.scheduler.max_waiting_tokens,
+        max_waiting_sequences=model.scheduler.max_waiting_sequences,
+        max_batch_tokens=model.scheduler.max_batch_tokens,
+        max_batch_sequences=model.scheduler.max_batch_sequences,
     )

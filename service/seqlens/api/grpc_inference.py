@@ -12,8 +12,7 @@ from seqlens.api.inference import Inference
 from seqlens.api.served import ServedModels
 from seqlens.api.statistics import Statistics
 from seqlens.errors import NotOffered
-from seqlens.repository.models import LoadedModel
-from seqlens.settings import SchedulerSettings
+from seqlens.repository.loading import LoadedModel
 from seqlens_wire.pb import open_inference_pb2 as pb
 
 # What works, and nothing else: RPCs of all other extensions answer UNIMPLEMENTED.
@@ -37,14 +36,12 @@ class GrpcInferenceService:
         models: ServedModels,
         calls: Calls,
         statistics: Statistics,
-        scheduler: SchedulerSettings,
         ready: Callable[[], bool],
     ) -> None:
         self._inference = inference
         self._models = models
         self._calls = calls
         self._statistics = statistics
-        self._scheduler = scheduler
         self._ready = ready
 
     @unary
@@ -89,8 +86,7 @@ class GrpcInferenceService:
     ) -> pb.ModelConfigResponse:
         """How the model is served."""
         model = self._models.repository.get(request.name, request.version)
-        scheduler = model.config.scheduler_settings(self._scheduler)
-        return pb.ModelConfigResponse(config=model_config(model, scheduler))
+        return pb.ModelConfigResponse(config=model_config(model))
 
     @unary
     async def ModelStatistics(

@@ -17,7 +17,7 @@ from seqlens.api.stream import Group, Pending, SequenceStream
 from seqlens.api.validation import check_outputs
 from seqlens.errors import Draining, InvalidRequest, SeqLensError
 from seqlens.sequences import SequenceAnswer
-from seqlens.settings import ServerSettings
+from seqlens.settings import LimitSettings
 from seqlens_wire.pb import sequences_pb2 as pb
 
 # Enough to keep several lanes in work, little enough that a client that leaves wastes nothing.
@@ -28,12 +28,12 @@ class GrpcSequenceService:
     """Methods carry the names of the RPCs; see ``seqlens_wire.services.add_servicer``."""
 
     def __init__(
-        self, inference: Inference, models: ServedModels, calls: Calls, settings: ServerSettings
+        self, inference: Inference, models: ServedModels, calls: Calls, limits: LimitSettings
     ) -> None:
         self._inference = inference
         self._models = models
         self._calls = calls
-        self._settings = settings
+        self._limits = limits
 
     @unary
     async def ProcessBatch(
@@ -84,11 +84,10 @@ class GrpcSequenceService:
     ) -> pb.DescribeModelResponse:
         """What was found in a model, how it is served, and the proof."""
         model = self._models.repository.get(request.model_name, request.model_version)
-        scheduler = model.config.scheduler_settings(self._settings.scheduler)
-        return describe_model(model, self._models.versions(model.name), scheduler)
+        return describe_model(model, self._models.versions(model.name))
 
     def _window(self, options: pb.StreamOptions) -> int:
-        return min(options.window or DEFAULT_WINDOW, self._settings.limits.max_stream_window)
+        return min(options.window or DEFAULT_WINDOW, self._limits.max_stream_window)
 
     async def _read_until_drained(
         self,

@@ -20,7 +20,7 @@ from seqlens.api.rows import join, split
 from seqlens.api.served import Served, ServedModels
 from seqlens.api.validation import check_names, check_outputs
 from seqlens.errors import InvalidRequest, SeqLensError
-from seqlens.repository.models import LoadedModel
+from seqlens.repository.loading import LoadedModel
 from seqlens.scheduling.strategy import Strategy
 from seqlens.sequences import Array, InputSequence, SequenceAnswer, array_bytes
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from seqlens.errors import Draining, ModelNotReady, SeqLensError
 from seqlens.metrics.observer import Observer
-from seqlens.repository.models import LoadedModel, Repository
+from seqlens.repository.loading import LoadedModel
+from seqlens.repository.models import Repository
 from seqlens.scheduling.model_queue import ModelQueue
 
 DRAINING = "the server is shutting down and takes no new work"

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from seqlens.api.inference import Outcome, Started, outcome
-from seqlens.repository.models import LoadedModel
+from seqlens.repository.loading import LoadedModel
 from seqlens.sequences import SequenceAnswer, array_bytes
 
 # Answers that are ready together share a message up to about this size.

@@ -61,10 +61,11 @@ def inspect(path: Path, *, json: bool = False) -> None:
 
 
 @app.command
-def verify(path: Path, *, json: bool = False) -> int:
+def verify(path: Path, *, json: bool = False) -> None:
     """Prove that batching changes no answer of a model, or show by how much it does.
 
-    Exits with 1 when the model cannot be batched with sequences of other lengths.
+    A model in which batch mates or padding leak is served all the same, and batched less; what
+    is printed says how and why.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ def verify(path: Path, *, json: bool = False) -> int:
     """
     from seqlens.cli.verification import show_proof
 
-    return show_proof(path, as_json=json)
+    show_proof(path, as_json=json)
 
 
 @app.command

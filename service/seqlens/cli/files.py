@@ -1,5 +1,6 @@
 """The model file that a path on the command line stands for."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from seqlens.backends.plugins import find_backends
@@ -7,7 +8,15 @@ from seqlens.errors import ModelRejected
 from seqlens.repository.folder import FoundModel, list_models
 
 
-def find_one(path: Path) -> tuple[FoundModel, Path]:
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """The file of one version."""
+
+    version: int
+    path: Path
+
+
+def find_one(path: Path) -> tuple[FoundModel, FoundFile]:
     """The only model at a path and the file of its highest version.
 
     Raises ``ModelRejected`` when there is none, or more than one.
@@ -23,4 +32,4 @@ def find_one(path: Path) -> tuple[FoundModel, Path]:
     last = model.versions[-1] if model.versions else None
     if last is None or last.path is None:
         raise ModelRejected(f"{path}: {model.reason or (last.reason if last else 'no version')}")
-    return model, last.path
+    return model, FoundFile(last.version, last.path)

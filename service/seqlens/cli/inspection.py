@@ -16,11 +16,11 @@ from seqlens.repository.folder import CONFIG_FILE
 
 def show_anatomy(path: Path, *, as_json: bool) -> None:
     """Print what is found. Raises ``ModelRejected`` for what cannot be read."""
-    model, file = find_one(path)
+    model, version = find_one(path)
     try:
-        anatomy = _anatomy(file, model.folder)
+        anatomy = _anatomy(version.path, model.folder)
     except SeqLensError as error:
-        raise error.at(str(file)) from error
+        raise error.at(str(version.path)) from error
     if as_json:
         print(to_json(anatomy).decode())
     else:
