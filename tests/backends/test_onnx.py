@@ -25,8 +25,8 @@ from tests.support.onnx_models import (
 from seqlens.backends.base import Device, LoadOptions
 from seqlens.backends.onnx import OnnxBackend
 from seqlens.errors import BackendFailed, DeviceMissing, ModelRejected
-from seqlens.graphs.anatomy import AnatomyOverrides, InputOverride, InputRole
-from seqlens.graphs.recurrence import LENGTHS_INPUT, WIRED_FROM
+from seqlens.graphs.anatomy import WIRED_FROM, AnatomyOverrides, InputOverride, InputRole
+from seqlens.graphs.recurrence import LENGTHS_INPUT
 from seqlens.graphs.trial import trial_inputs
 
 CPU = LoadOptions(device=Device("cpu"))

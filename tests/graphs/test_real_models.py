@@ -12,8 +12,8 @@ from tests.support.real_models import real_file
 
 from seqlens.backends.base import Device, Engine, LoadOptions
 from seqlens.backends.onnx import OnnxBackend
-from seqlens.graphs.anatomy import Architecture, InputRole, OutputRole
-from seqlens.graphs.recurrence import LENGTHS_INPUT, WIRED_FROM
+from seqlens.graphs.anatomy import WIRED_FROM, Architecture, InputRole, OutputRole
+from seqlens.graphs.recurrence import LENGTHS_INPUT
 
 SILERO = ("silero_vad", "data")
 

@@ -18,10 +18,10 @@ from tests.support.onnx_models import (
     recurrent,
 )
 
-from seqlens.graphs.anatomy import AnatomyOverrides, InputRole, ModelAnatomy
+from seqlens.graphs.anatomy import WIRED_FROM, AnatomyOverrides, InputRole, ModelAnatomy
 from seqlens.graphs.onnx_graph import read_onnx
 from seqlens.graphs.probing import find_anatomy
-from seqlens.graphs.recurrence import LENGTHS_INPUT, WIRED_FROM, wire_lengths
+from seqlens.graphs.recurrence import LENGTHS_INPUT, wire_lengths
 from seqlens.sequences import Array, Tensors
 
 

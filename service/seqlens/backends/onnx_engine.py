@@ -13,10 +13,10 @@ from seqlens.backends.base import Capabilities, Device, LoadOptions
 from seqlens.backends.devices import choose_device
 from seqlens.backends.onnx_file import read_file
 from seqlens.errors import BackendFailed, ModelRejected
-from seqlens.graphs.anatomy import ModelAnatomy
+from seqlens.graphs.anatomy import WIRED_FROM, ModelAnatomy
 from seqlens.graphs.onnx_graph import read_onnx
 from seqlens.graphs.probing import find_anatomy
-from seqlens.graphs.recurrence import WIRED_FROM, WiredModel, wire_lengths
+from seqlens.graphs.recurrence import WiredModel, wire_lengths
 from seqlens.graphs.trial import trial_inputs
 from seqlens.sequences import Array, Tensors
 

@@ -46,12 +46,13 @@ def find_all() -> FoundBackends:
     return FoundBackends(working, broken)
 
 
-def backend_for(path: Path, name: str | None = None) -> Backend:
+def backend_for(path: Path, name: str | None = None, found: FoundBackends | None = None) -> Backend:
     """The backend of this name, or else the one that reads files with this ending.
 
-    Raises ``ModelRejected`` with all known backends if there is none.
+    ``found`` are those to choose from; None: all registered ones. Raises ``ModelRejected`` with
+    all known backends if there is none.
     """
-    found = find_all()
+    found = found or find_all()
     if name is not None:
         if name in found.working:
             return found.working[name]

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+WIRED_FROM = "sequence_lengths"  # key in ModelAnatomy.details: the input that they come from
+
 
 class InputRole(StrEnum):
     """What an input means to the model."""
@@ -149,6 +151,11 @@ class ModelAnatomy:
     def has_time(self) -> bool:
         """Whether the model takes sequences of varying length."""
         return any(i.time_axis is not None for i in self.sequence_inputs)
+
+    @property
+    def rewritten(self) -> bool:
+        """Whether the served graph is not the exported one: lengths were wired into it."""
+        return WIRED_FROM in self.details
 
     @property
     def parameter_count(self) -> int:

@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from seqlens.graphs.anatomy import InputAnatomy, InputRole, ModelAnatomy
+from seqlens.graphs.anatomy import WIRED_FROM, InputAnatomy, InputRole, ModelAnatomy
 from seqlens.graphs.onnx_recurrence import is_recurrent
 
 LENGTHS_INPUT = (
     "seqlens_lengths"  # int64 [batch], added where the model has neither lengths nor mask
 )
-WIRED_FROM = "sequence_lengths"  # key in ModelAnatomy.details: the input that they come from
 _SEQUENCE_LENS = 4  # its place among the inputs of LSTM, GRU, RNN and DynamicQuantizeLSTM
 _WIRED = "seqlens_sequence_lens"  # int32 [batch]
 

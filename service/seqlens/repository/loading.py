@@ -1,0 +1,232 @@
+"""One version from its file to a model that may be served: find, prove, decide, measure."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from seqlens.backends.base import Backend, Engine, LoadOptions
+from seqlens.backends.devices import parse_device
+from seqlens.backends.plugins import FoundBackends, backend_for
+from seqlens.errors import ModelRejected
+from seqlens.graphs.anatomy import ModelAnatomy
+from seqlens.metrics.observer import LoadReport, ModelLabels
+from seqlens.repository.cache import ProofCache, Remembered
+from seqlens.repository.config import ModelConfig, check_names
+from seqlens.repository.content import graph_content, proof_key, whole_content
+from seqlens.repository.folder import FoundModel
+from seqlens.repository.measure import LengthLimit, length_limit, measure
+from seqlens.repository.tokenizer import Tokenizer
+from seqlens.repository.verify import Proof, decide_strategy, prove
+from seqlens.scheduling.cost import CostModel, Measurement
+from seqlens.scheduling.strategy import Decision, Strategy
+from seqlens.settings import SchedulerSettings, ServerSettings
+
+_MOST_PROOF_ROWS = 8
+_OPSET = re.compile(r"opset (\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """One version of a model, ready to be served."""
+
+    name: str
+    version: str
+    path: Path  # the model file
+    backend: str
+    platform: str
+    engine: Engine
+    anatomy: ModelAnatomy
+    proof: Proof
+    decision: Decision
+    cost: CostModel
+    max_length: int  # positions of the longest sequence that is taken
+    max_length_source: str  # what set it
+    tokenizer: Tokenizer | None
+    labels: tuple[str, ...]  # of the classes, in order; empty: none are known
+    metric_labels: ModelLabels
+    config: ModelConfig
+    scheduler: SchedulerSettings  # the server's, with what model.yaml states
+    content: str  # hash of its files: equal content need not be loaded again
+    phase_seconds: dict[str, float] = field(default_factory=dict)
+
+    def report(self) -> LoadReport:
+        """What loading it gave, for metrics."""
+        opset = _OPSET.search(self.anatomy.producer)
+        return LoadReport(
+            backend=self.backend,
+            device=str(self.engine.capabilities.device),
+            precision=self.anatomy.precision,
+            opset=opset[1] if opset else "",
+            invariance_error=self.proof.error_of(self.decision.strategy),
+            phase_seconds=self.phase_seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    """What a proof and a grid of measurements, new or kept, say of an engine."""
+
+    proof: Proof
+    decision: Decision
+    measurements: tuple[Measurement, ...]
+
+
+class Loader:
+    """Loads versions. May be used from several threads at once.
+
+    ``cache`` keeps proofs between starts; None proves anew each time.
+    """
+
+    def __init__(
+        self, settings: ServerSettings, backends: FoundBackends, cache: ProofCache | None
+    ) -> None:
+        self._settings, self._backends, self._cache = settings, backends, cache
+
+    def content(self, model: FoundModel, path: Path) -> str:
+        """Hash of all files that make up this version. Raises ``ModelRejected``."""
+        return whole_content(model, graph_content(model, path))
+
+    def load(self, model: FoundModel, version: int, path: Path, config: ModelConfig) -> LoadedModel:
+        """Load one version. Raises ``ModelRejected`` with a reason that helps."""
+        phases: dict[str, float] = {}
+        with _timed(phases, "read"):
+            backend = backend_for(path, config.backend, self._backends)
+            graph = graph_content(model, path)
+            key = self._proof_key(graph, backend, config)
+            kept = self._cache.get(key) if self._cache else None
+            tokenizer, labels = _tokenizer(model.folder, config), _labels(model.folder, config)
+        with _timed(phases, "inspect"):
+            engine = backend.load(path, self._options(config, kept))
+        try:
+            check_names(config, engine.anatomy)
+            load_exported = self._exported_loader(backend, path, config, engine.anatomy)
+            found = self._find(engine, config, kept, load_exported, phases)
+        except BaseException:
+            engine.close()
+            raise
+        if self._cache and not found.proof.from_cache:
+            self._cache.put(key, _remembered(engine, found))
+        limit = self._limit(engine.anatomy, config)
+        return LoadedModel(
+            name=model.name,
+            version=str(version),
+            path=path,
+            backend=backend.name,
+            platform=backend.platform,
+            engine=engine,
+            anatomy=engine.anatomy,
+            proof=found.proof,
+            decision=found.decision,
+            cost=CostModel(found.measurements),
+            max_length=limit.length,
+            max_length_source=limit.source,
+            tokenizer=tokenizer,
+            labels=labels,
+            metric_labels=ModelLabels(model.name, str(version), engine.anatomy.architecture),
+            config=config,
+            scheduler=config.scheduler_settings(self._settings.scheduler),
+            content=whole_content(model, graph),
+            phase_seconds=phases,
+        )
+
+    def _find(
+        self,
+        engine: Engine,
+        config: ModelConfig,
+        kept: Remembered | None,
+        load_exported: Callable[[], Engine] | None,
+        phases: dict[str, float],
+    ) -> _Findings:
+        anatomy, longest = engine.anatomy, self._limit(engine.anatomy, config).length
+        if kept is not None and kept.device != str(engine.capabilities.device):
+            kept = None  # auto found another device than at that time
+        if kept is not None:
+            proof = replace(kept.proof, from_cache=True)
+            decision = decide_strategy(engine, anatomy, proof, config.strategy)
+            return _Findings(proof, decision, kept.measurements)
+        rows = config.scheduler_settings(self._settings.scheduler).max_batch_sequences
+        with _timed(phases, "verify"):
+            proof = prove(
+                engine,
+                anatomy,
+                config.tolerance,
+                longest=longest,
+                most_rows=min(rows, _MOST_PROOF_ROWS),
+                load_exported=load_exported,
+            )
+            decision = decide_strategy(engine, anatomy, proof, config.strategy)
+        with _timed(phases, "warmup"):
+            measurements = measure(
+                engine,
+                anatomy,
+                shortest=min(proof.checked_lengths),
+                longest=longest,
+                most_rows=rows if _shares(decision) else 1,
+            )
+        return _Findings(proof, decision, measurements)
+
+    def _proof_key(self, graph: str, backend: Backend, config: ModelConfig) -> str:
+        # The lanes' other settings change neither an answer nor what a run takes.
+        rows = config.scheduler_settings(self._settings.scheduler).max_batch_sequences
+        longest = self._settings.limits.max_sequence_length
+        circumstances = (backend.name, self._settings.device, longest, rows, config)
+        return proof_key(graph, backend.versions(), circumstances)
+
+    def _options(self, config: ModelConfig, kept: Remembered | None) -> LoadOptions:
+        return LoadOptions(
+            device=parse_device(config.device or self._settings.device),
+            overrides=config.overrides(),
+            anatomy=None if kept is None else kept.anatomy,
+        )
+
+    def _exported_loader(
+        self, backend: Backend, path: Path, config: ModelConfig, anatomy: ModelAnatomy
+    ) -> Callable[[], Engine] | None:
+        """How to load the file untouched; None where it is served untouched."""
+        if not anatomy.rewritten:
+            return None
+        options = replace(self._options(config, None), as_exported=True)
+        return lambda: backend.load(path, options)
+
+    def _limit(self, anatomy: ModelAnatomy, config: ModelConfig) -> LengthLimit:
+        longest = self._settings.limits.max_sequence_length
+        return length_limit(anatomy, stated=config.max_length, longest=longest)
+
+
+def _remembered(engine: Engine, found: _Findings) -> Remembered:
+    device = str(engine.capabilities.device)
+    return Remembered(device, engine.anatomy, found.proof, found.measurements)
+
+
+def _shares(decision: Decision) -> bool:
+    return decision.strategy in (Strategy.BY_LENGTH, Strategy.EQUAL_LENGTH)
+
+
+def _tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
+    path = folder / (config.tokenizer or "tokenizer.json")
+    if config.tokenizer is None and not path.exists():
+        return None
+    return Tokenizer.from_file(path)
+
+
+def _labels(folder: Path, config: ModelConfig) -> tuple[str, ...]:
+    if isinstance(config.labels, tuple):
+        return config.labels
+    path = folder / (config.labels or "labels.txt")
+    if config.labels is None and not path.exists():
+        return ()
+    try:
+        lines = path.read_text("utf-8").rstrip("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelRejected(f"labels in {path.name} cannot be read: {error}") from error
+    return tuple(line.removesuffix("\r") for line in lines)
+
+
+@contextmanager
+def _timed(phases: dict[str, float], phase: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    phases[phase] = time.perf_counter() - started

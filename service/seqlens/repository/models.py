@@ -1,0 +1,323 @@
+"""The models of a repository: loading, replacing and unloading them while others serve."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+from seqlens.backends.plugins import FoundBackends, find_all
+from seqlens.errors import ModelNotFound, ModelNotReady, ModelRejected, SeqLensError
+from seqlens.metrics.observer import Observer
+from seqlens.repository.cache import ProofCache
+from seqlens.repository.config import ModelConfig, read_config
+from seqlens.repository.folder import (
+    CONFIG_FILE,
+    FoundModel,
+    FoundVersion,
+    Listing,
+    list_models,
+)
+from seqlens.repository.loading import LoadedModel, Loader
+from seqlens.repository.verify import VerificationFailed
+from seqlens.settings import ServerSettings
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Notify = Callable[[LoadedModel], Awaitable[None]]
+
+
+class ModelState(StrEnum):
+    """State of one version, as the repository index names it."""
+
+    UNKNOWN = "UNKNOWN"
+    READY = "READY"
+    UNAVAILABLE = "UNAVAILABLE"
+    LOADING = "LOADING"
+    UNLOADING = "UNLOADING"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One line of the repository index. ``version`` is empty for a model without any."""
+
+    name: str
+    version: str
+    state: ModelState
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class _Slot:
+    """What is known of one version."""
+
+    state: ModelState = ModelState.UNKNOWN
+    reason: str = ""
+    loaded: LoadedModel | None = None  # serving; may be so while the next one loads
+
+
+@dataclass(slots=True)
+class _Model:
+    """What is known of one model. Version 0 stands for a model without any."""
+
+    slots: dict[int, _Slot] = field(default_factory=dict)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # one load or unload at a time
+
+
+class Repository:
+    """All models of a repository, each with its state.
+
+    Lives on the event loop; files are read and models proved in ``load_workers`` threads.
+    ``on_ready`` is awaited before a version is found by ``get``; ``on_unload`` once it is found
+    no more, and its engine is closed when that returns. ``backends`` are all registered ones if
+    left out.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        observer: Observer,
+        on_ready: Notify,
+        on_unload: Notify,
+        *,
+        backends: FoundBackends | None = None,
+    ) -> None:
+        self._path = settings.repository
+        self._observer, self._on_ready, self._on_unload = observer, on_ready, on_unload
+        self._backends = backends or find_all()
+        self._loader = Loader(settings, self._backends, ProofCache(settings.cache))
+        self._models: dict[str, _Model] = {}
+        workers = settings.load_workers or os.cpu_count() or 1
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="seqlens-load")
+
+    async def load_all(self) -> None:
+        """Load what the repository holds now; what it holds no more is unloaded.
+
+        A model that cannot be loaded stands in no other's way: the index has its reason. Raises
+        ``ModelRejected`` if the repository itself cannot be read.
+        """
+        listing = await self._list()
+        gone = [name for name in self._models if listing.model(name) is None]
+        await asyncio.gather(
+            *(self._load(model) for model in listing.models),
+            *(self._remove(name) for name in gone),
+        )
+
+    async def load(self, name: str) -> None:
+        """Load a model, or take up what has changed in its folder.
+
+        Versions whose files are as they were go on serving. Raises ``ModelNotFound``, and
+        ``ModelRejected`` with the reasons if a version could not be loaded; one that was serving
+        before then goes on.
+        """
+        model = (await self._list()).model(name)
+        if model is None:
+            raise ModelNotFound(name, "", self._known())
+        failures = await self._load(model)
+        if failures:
+            raise ModelRejected(f"model {name!r}: {'; '.join(failures)}")
+
+    async def unload(self, name: str) -> None:
+        """Serve no version of a model any more. Raises ``ModelNotFound``."""
+        if name not in self._models:
+            raise ModelNotFound(name, "", self._known())
+        async with self._models[name].lock:
+            slots = self._models[name].slots
+            await asyncio.gather(*(self._unload(slot, "unloaded") for slot in slots.values()))
+
+    async def close(self) -> None:
+        """Unload all models and end the threads; loads in progress are waited for."""
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+        await asyncio.gather(*(self.unload(name) for name in list(self._models)))
+
+    def get(self, name: str, version: str = "") -> LoadedModel:
+        """A version that serves; without ``version`` the highest one.
+
+        Raises ``ModelNotFound`` or ``ModelNotReady``.
+        """
+        if name not in self._models:
+            raise ModelNotFound(name, version, self._known())
+        slots = self._models[name].slots
+        if not version:
+            return self._highest(name, slots)
+        number = int(version) if version.isdecimal() and version.isascii() else 0
+        if number not in slots or str(number) != version:
+            raise ModelNotFound(name, version, ", ".join(str(n) for n in sorted(slots) if n))
+        return _serving(f"model {name!r} version {version!r}", slots[number])
+
+    def index(self) -> list[ModelEntry]:
+        """All models and versions that are known, sorted."""
+        return [
+            ModelEntry(name, str(version or ""), slot.state, slot.reason)
+            for name, model in sorted(self._models.items())
+            for version, slot in sorted(model.slots.items())
+        ]
+
+    def _highest(self, name: str, slots: dict[int, _Slot]) -> LoadedModel:
+        ready = [version for version, slot in slots.items() if slot.loaded]
+        if ready:
+            return _serving(f"model {name!r}", slots[max(ready)])
+        reasons = [slot.reason for _, slot in sorted(slots.items(), reverse=True) if slot.reason]
+        raise ModelNotReady(f"model {name!r} is not ready: {reasons[0] if reasons else 'loading'}")
+
+    def _known(self) -> str:
+        return ", ".join(sorted(self._models))
+
+    async def _list(self) -> Listing:
+        suffixes = [s for backend in self._backends.working.values() for s in backend.suffixes]
+        listing = await self._in_thread(lambda: list_models(self._path, suffixes))
+        for path, reason in listing.ignored.items():
+            _log.warning("ignored %s: %s", path, reason)
+        return listing
+
+    async def _load(self, found: FoundModel) -> list[str]:
+        """Bring a model to what its folder holds; returns why versions could not be loaded."""
+        model = self._models.setdefault(found.name, _Model())
+        async with model.lock:
+            if found.reason:
+                return await self._reject(found, model, found.reason)
+            try:
+                config = await self._in_thread(lambda: read_config(found.folder / CONFIG_FILE))
+            except ModelRejected as error:
+                return await self._reject(found, model, str(error))
+            return await self._apply(found, model, config)
+
+    async def _apply(self, found: FoundModel, model: _Model, config: ModelConfig) -> list[str]:
+        numbers = tuple(version.version for version in found.versions)
+        chosen = config.chosen(numbers)
+        for missing in config.missing(numbers):
+            self._fail(found.name, model, missing, "asked for in model.yaml, but not there")
+        versions = [v for v in found.versions if v.version in chosen]
+        results = await asyncio.gather(*(self._replace(found, model, v, config) for v in versions))
+        failures = [f"version {m}: not there" for m in config.missing(numbers)]
+        failures += [reason for reason in results if reason]
+        if not failures:  # else a version that was to be followed goes on
+            await self._retire(model, numbers, chosen)
+        return failures
+
+    async def _retire(self, model: _Model, numbers: Iterable[int], chosen: Iterable[int]) -> None:
+        """Unload versions that are no longer chosen, forget those that are gone."""
+        for version in [v for v in model.slots if v not in chosen]:
+            await self._unload(model.slots[version], "left out by version_policy")
+            if version not in numbers:
+                del model.slots[version]
+        for version in numbers:
+            if version not in model.slots:
+                reason = "left out by version_policy"
+                model.slots[version] = _Slot(ModelState.UNAVAILABLE, reason)
+
+    async def _replace(
+        self, found: FoundModel, model: _Model, version: FoundVersion, config: ModelConfig
+    ) -> str:
+        """Load a version in the place of the one before it; returns why that failed."""
+        number, slot = version.version, model.slots.setdefault(version.version, _Slot())
+        before = slot.loaded
+        if before is None:
+            slot.state, slot.reason = ModelState.LOADING, "loading"
+        try:
+            path = _path_of(version)
+            loaded = await self._in_thread(
+                lambda: self._load_new(found, number, path, config, before)
+            )
+            if loaded is before:
+                slot.reason = ""
+                return ""
+            await self._serve(loaded)
+        except SeqLensError as error:
+            return self._fail(found.name, model, number, str(error), error)
+        except Exception as error:
+            _log.exception("model %s version %s could not be loaded", found.name, number)
+            reason = f"{type(error).__name__}: {error}"
+            return self._fail(found.name, model, number, reason, error)
+        slot.state, slot.reason, slot.loaded = ModelState.READY, "", loaded
+        if before is not None:
+            await self._close(before)
+        return ""
+
+    def _load_new(
+        self,
+        found: FoundModel,
+        version: int,
+        path: Path,
+        config: ModelConfig,
+        before: LoadedModel | None,
+    ) -> LoadedModel:
+        """The version loaded, or the one before it if no file has changed. Runs in a thread."""
+        if before is not None and before.content == self._loader.content(found, path):
+            return before
+        return self._loader.load(found, version, path, config)
+
+    async def _serve(self, loaded: LoadedModel) -> None:
+        self._observer.model_loaded(loaded.metric_labels, loaded.report())
+        try:
+            await self._on_ready(loaded)
+        except BaseException:
+            loaded.engine.close()
+            self._observer.model_unloaded(loaded.metric_labels)
+            raise
+        _log.info(
+            "model %s version %s is ready, served %s: %s",
+            loaded.name,
+            loaded.version,
+            loaded.decision.strategy.value,
+            loaded.decision.reason,
+        )
+
+    async def _reject(self, found: FoundModel, model: _Model, reason: str) -> list[str]:
+        """Nothing of the model can be loaded: every version that does not serve says why."""
+        numbers = [version.version for version in found.versions] or [0]
+        serving = [number for number, slot in model.slots.items() if slot.loaded]
+        return [self._fail(found.name, model, n, reason) for n in {*numbers, *serving}][:1]
+
+    def _fail(
+        self, name: str, model: _Model, version: int, reason: str, error: Exception | None = None
+    ) -> str:
+        slot = model.slots.setdefault(version, _Slot())
+        verified = isinstance(error, VerificationFailed)
+        self._observer.model_load_failed(
+            name, result="verification_failed" if verified else "failed"
+        )
+        _log.error("model %s version %s cannot be loaded: %s", name, version or "-", reason)
+        if slot.loaded is None:
+            slot.state, slot.reason = ModelState.UNAVAILABLE, reason
+        else:
+            slot.reason = f"the version loaded before goes on serving; the new one: {reason}"
+        return f"version {version}: {reason}" if version else reason
+
+    async def _remove(self, name: str) -> None:
+        await self.unload(name)
+        self._models.pop(name, None)
+
+    async def _unload(self, slot: _Slot, reason: str) -> None:
+        loaded, slot.loaded = slot.loaded, None
+        if loaded is not None:
+            slot.state, slot.reason = ModelState.UNLOADING, "being unloaded"
+            await self._close(loaded)
+            slot.state, slot.reason = ModelState.UNAVAILABLE, reason
+
+    async def _close(self, loaded: LoadedModel) -> None:
+        try:
+            await self._on_unload(loaded)
+        finally:
+            loaded.engine.close()
+            self._observer.model_unloaded(loaded.metric_labels)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _path_of(version: FoundVersion) -> Path:
+    if version.path is None:
+        raise ModelRejected(version.reason)
+    return version.path
+
+
+def _serving(what: str, slot: _Slot) -> LoadedModel:
+    if slot.loaded is None:
+        raise ModelNotReady(f"{what} is not ready: {slot.reason}")
+    return slot.loaded

@@ -1,0 +1,50 @@
+"""Text to token ids, with the ``tokenizer.json`` that lies beside a model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from seqlens.errors import InvalidRequest, ModelRejected
+
+
+class Tokenizer:
+    """One tokenizer file. May be used from several threads."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        # A file may ask for both; here lengths are the caller's, and padding is the batch's.
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def from_file(cls, path: Path) -> "Tokenizer":
+        """Read a file. Raises ``ModelRejected`` for one that is none."""
+        try:
+            return cls(tokenizers.Tokenizer.from_file(str(path)))
+        except Exception as error:  # the library raises plain Exception
+            raise ModelRejected(f"{path.name} is not a tokenizer: {error}") from error
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of different ids, added tokens included."""
+        return self._tokenizer.get_vocab_size()
+
+    def encode(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Token ids of each text, int64 [length], neither padded nor cut.
+
+        Raises ``InvalidRequest`` for text that is not Unicode (lone surrogates).
+        """
+        return [np.array(one.ids, np.int64) for one in self._encode(texts)]
+
+    def tokens(self, text: str) -> list[str]:
+        """The tokens of one text as they stand in the vocabulary, one a position."""
+        return list(self._encode([text])[0].tokens)
+
+    def _encode(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        try:
+            return self._tokenizer.encode_batch(list(texts))
+        except (TypeError, UnicodeError) as error:
+            raise InvalidRequest("texts", got=str(error), expected="Unicode text") from error
