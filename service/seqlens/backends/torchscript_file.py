@@ -3,6 +3,7 @@
 Only ``torch.jit.load`` reads them: it runs no pickled code, unlike ``torch.load``.
 """
 
+import threading
 import warnings
 import zipfile
 from pathlib import Path
@@ -14,6 +15,9 @@ from seqlens.errors import ModelRejected
 
 _EXPORT = "export it with torch.jit.save(torch.jit.script(model.eval()), PATH)"
 
+# Models load in several threads, and the warnings that are shown are the process's, not a thread's.
+_WARNINGS = threading.Lock()
+
 
 def read_module(path: Path, device: str) -> Any:
     """Load a module in eval mode on ``device`` (a torch device name).
@@ -24,7 +28,7 @@ def read_module(path: Path, device: str) -> Any:
     if reason:
         raise ModelRejected(f"{path.name}: {reason}")
     try:
-        with warnings.catch_warnings():
+        with _WARNINGS, warnings.catch_warnings():
             # torch deprecates TorchScript as a whole on every load; users cannot act on it here.
             warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
             module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]

@@ -41,7 +41,7 @@ class ProofCache:
         """What is kept under a key; None if there is nothing, or nothing that can be read."""
         path = self._path(key)
         try:
-            entry = msgspec.convert(json.loads(path.read_bytes()), Remembered)
+            entry = msgspec.convert(json.loads(path.read_bytes()), Remembered, str_keys=True)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
@@ -52,7 +52,7 @@ class ProofCache:
     def put(self, key: str, entry: Remembered) -> None:
         """Keep an entry; where that fails, the next start proves again."""
         # The standard library writes infinite errors so that they come back infinite.
-        text = json.dumps(msgspec.to_builtins(entry), indent=1)
+        text = json.dumps(msgspec.to_builtins(entry, str_keys=True), indent=1)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._write(self._path(key), text)

@@ -1,6 +1,5 @@
 """What a model may be asked for, and what a run of it takes, found out at load."""
 
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ from seqlens.errors import SeqLensError
 from seqlens.graphs.anatomy import ModelAnatomy
 from seqlens.repository.probes import Prober
 from seqlens.repository.verify import VerificationFailed
-from seqlens.scheduling.cost import Measurement
+from seqlens.scheduling.cost import CostModel, Measurement
 from seqlens.sequences import Array
 
 _LENGTHS = (8, 32, 128, 512, 2_048)
 _BATCHES = (1, 4, 16)
 _LONGEST_RUN_SECONDS = 0.3  # cells predicted to take longer are left to the cost model
-_QUICK_SECONDS = 0.02  # runs below it are timed three times, longer ones twice
+_QUICK_SECONDS = 0.02  # runs below it are timed four times, longer ones twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +61,7 @@ def measure(
     found: list[Measurement] = []
     reason = ""
     for length, batch in _grid(anatomy, shortest, longest, most_rows):
-        predicted = _predicted(found, length, batch)
-        if found and (predicted > _LONGEST_RUN_SECONDS or time.perf_counter() > until):
+        if found and (time.perf_counter() > until or _too_long(found, length, batch)):
             continue
         try:
             found.append(Measurement(length, batch, _timed(engine, anatomy, length, batch)))
@@ -90,12 +88,8 @@ def _grid(
     return sorted(cells, key=lambda cell: (cell[0] * cell[1], cell[1]))
 
 
-def _predicted(found: Sequence[Measurement], length: int, batch: int) -> float:
-    """Seconds if time grew with the number of positions, from the largest cell so far."""
-    if not found:
-        return 0.0
-    last = found[-1]
-    return last.seconds * max(1.0, length * batch / (last.length * last.batch))
+def _too_long(found: Sequence[Measurement], length: int, batch: int) -> bool:
+    return CostModel(tuple(found)).seconds(length, batch) > _LONGEST_RUN_SECONDS
 
 
 def _timed(engine: Engine, anatomy: ModelAnatomy, length: int, batch: int) -> float:
@@ -104,7 +98,8 @@ def _timed(engine: Engine, anatomy: ModelAnatomy, length: int, batch: int) -> fl
     first = _run_seconds(engine, inputs)
     # The first run of a shape also allocates; a long one hides that and is costly to repeat.
     repeats = 3 if first < _QUICK_SECONDS else 1
-    return statistics.median(_run_seconds(engine, inputs) for _ in range(repeats))
+    # The least, because whatever else the machine does can only add: models load side by side.
+    return min(first, *(_run_seconds(engine, inputs) for _ in range(repeats)))
 
 
 def _run_seconds(engine: Engine, inputs: Mapping[str, Array]) -> float:
