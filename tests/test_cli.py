@@ -46,6 +46,27 @@ def test_a_wrong_command_line_says_what_is_wrong(
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--grpc-port", "99999", "grpc_port: got 99999, expected at least 0 and at most 65535"),
+        ("--lanes", "-1", "lanes: got -1, expected at least 0"),
+        ("--drain-seconds", "nan", "drain_seconds: got nan"),
+        ("--scheduler.max-batch-tokens", "0", "max_batch_tokens: got 0, expected at least 1"),
+        ("--limits.max-message-bytes", "3000000000", "max_message_bytes: got 3000000000"),
+        ("--device", "gpu", "device: got 'gpu', expected auto, cpu, cuda or cuda:N"),
+        ("--length-buckets", "0", "length_buckets: got"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_in_one_line(
+    option: str, value: str, said: str, seqlens: Run
+) -> None:
+    run = seqlens("serve", "--repository", "x", option, value)
+    assert run.returncode == 1
+    assert run.stderr.startswith(f"seqlens: {said}")
+    assert len(run.stderr.splitlines()) == 1
+
+
 def test_a_misspelt_setting_in_the_file_is_named_with_its_file(
     seqlens: Run, tmp_path: Path
 ) -> None:

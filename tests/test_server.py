@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import tritonclient.grpc.aio as triton_aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from seqlens.server import Server
@@ -200,6 +201,9 @@ async def test_a_server_starts_in_three_lines_and_leaves_nothing_behind(
         assert await asyncio.to_thread(live_and_ready, server.grpc_address) == (True, True)
         answer = await asyncio.to_thread(infer, server.grpc_address, "rnn-onnx", [2, 3])
         assert answer.outputs[0].shape == [1, 40]
+        # The other package that speaks the protocol, in one process and on one loop with ours.
+        async with triton_aio.InferenceServerClient(server.grpc_address) as client:
+            assert await client.is_model_ready("rnn-onnx")
         address = server.grpc_address
     with pytest.raises(grpc.RpcError) as caught:
         await asyncio.to_thread(infer, address, "rnn-onnx", [2, 3])

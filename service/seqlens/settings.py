@@ -4,8 +4,25 @@ The command line, the ``SEQLENS_*`` environment, the YAML file and the docs tabl
 these classes. The environment is read once, at start.
 """
 
+import re
 from dataclasses import dataclass, field
+from math import inf, isfinite
 from pathlib import Path
+
+_LAST_PORT = 65_535
+_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?", re.IGNORECASE)
+
+
+class InvalidSetting(ValueError):
+    """A setting is out of its range; the text names it, what came and what was expected."""
+
+
+def _check(settings: object, names: str, *, least: float, most: float = inf) -> None:
+    for name in names.split():
+        value = getattr(settings, name)
+        if not (isfinite(value) and least <= value <= most):
+            top = "" if most == inf else f" and at most {most}"
+            raise InvalidSetting(f"{name}: got {value}, expected at least {least}{top}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +52,11 @@ class SchedulerSettings:
     ageing_tokens_per_second: float = 1_000.0
     max_age_seconds: float = 2.0
 
+    def __post_init__(self) -> None:
+        _check(self, "max_waiting_tokens max_waiting_sequences", least=1)
+        _check(self, "max_batch_tokens max_batch_sequences", least=1)
+        _check(self, "ageing_tokens_per_second max_age_seconds", least=0)
+
 
 @dataclass(frozen=True, slots=True)
 class LimitSettings:
@@ -56,6 +78,11 @@ class LimitSettings:
     max_message_bytes: int = 67_108_864
     max_concurrent_rpcs: int = 16_384
     max_stream_window: int = 4_096
+
+    def __post_init__(self) -> None:
+        _check(self, "max_sequence_length max_concurrent_rpcs max_stream_window", least=1)
+        # gRPC counts in 32 bits.
+        _check(self, "max_message_bytes", least=1, most=2**31 - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +131,9 @@ class ServerSettings:
     log_requests: bool = False
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
+
+    def __post_init__(self) -> None:
+        _check(self, "http_port grpc_port metrics_port", least=0, most=_LAST_PORT)
+        _check(self, "lanes load_workers drain_seconds", least=0)
+        if not _DEVICE.fullmatch(self.device):
+            raise InvalidSetting(f"device: got {self.device!r}, expected auto, cpu, cuda or cuda:N")

@@ -116,6 +116,7 @@ def _limits(model: LoadedModel) -> pb.Limits:
         max_length=model.max_length,
         max_length_source=model.max_length_source,
         fixed_length=model.anatomy.fixed_length,
+        longest_shared=model.decision.longest_shared,
         max_waiting_tokens=model.scheduler.max_waiting_tokens,
         max_waiting_sequences=model.scheduler.max_waiting_sequences,
         max_batch_tokens=model.scheduler.max_batch_tokens,

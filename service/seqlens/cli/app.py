@@ -11,7 +11,7 @@ from cyclopts.config import Env, Yaml
 
 from seqlens import __version__
 from seqlens.errors import SeqLensError
-from seqlens.settings import ServerSettings
+from seqlens.settings import InvalidSetting, ServerSettings
 
 # Commands import what they need when they run: help and version answer at once.
 
@@ -122,7 +122,7 @@ def run(arguments: Sequence[str]) -> None:
     """Run the command line and exit with the command's code."""
     try:
         sys.exit(app.meta(arguments, result_action="return_value"))
-    except SeqLensError as error:
+    except (SeqLensError, InvalidSetting) as error:
         sys.exit(f"seqlens: {error}")
     except BrokenPipeError:
         # The reader, such as head, has seen enough; Python would complain again at its end.

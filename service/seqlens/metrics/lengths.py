@@ -3,6 +3,8 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 
+from seqlens.settings import InvalidSetting
+
 MAX_BOUNDS = 12
 NO_LENGTH = "none"
 
@@ -14,7 +16,7 @@ class LengthRanges:
     ----------
     bounds
         Upper bound of each range but the last, in tokens, rising, at most 12.
-        Raises ``ValueError`` for anything else: each range costs about 115 series a model.
+        Raises ``InvalidSetting`` for anything else: each range costs about 115 series a model.
     """
 
     def __init__(self, bounds: Sequence[int]) -> None:
@@ -36,9 +38,11 @@ class LengthRanges:
 
 def _check(bounds: Sequence[int]) -> None:
     if len(bounds) > MAX_BOUNDS:
-        raise ValueError(f"length_buckets: got {len(bounds)} bounds, expected at most {MAX_BOUNDS}")
+        raise InvalidSetting(
+            f"length_buckets: got {len(bounds)} bounds, expected at most {MAX_BOUNDS}"
+        )
     rising = all(low < high for low, high in zip((0, *bounds), bounds, strict=False))
     if not rising:
-        raise ValueError(
+        raise InvalidSetting(
             f"length_buckets: got {list(bounds)}, expected rising bounds, each at least 1"
         )
