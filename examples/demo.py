@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -31,7 +32,9 @@ ARCHITECTURES = ("rnn", "lstm", "transformer")
 FORMATS = ("onnx", "torchscript")
 DISTANCES = (4, 8, 16, 32, 64, 128)
 LENGTH_RANGES = ((6, 32), (33, 128), (129, 250))
-TOLERANCE = 1e-4  # largest difference of a logit to eager PyTorch; logits span some 20
+# Largest difference of a logit to eager PyTorch. Logits reach 14; over 250 steps a recurrent net
+# amplifies the rounding of float32, which every kernel does in another order.
+TOLERANCE = 5e-4
 WINDOW = 16  # unanswered sentences on a stream
 
 Logits = NDArray[np.float32]
@@ -140,10 +143,17 @@ def padding_share(exposition: str, model: str) -> str:
     return f"{tokens['padding'] / sum(tokens.values()):.1%}"
 
 
+def new_table(title: str, titles: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.add_column("model", no_wrap=True)
+    for column in titles:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
 def answers_table(runs: dict[str, Run], asked: Sequence[AntecedentText]) -> Table:
-    table = Table(title="What is the last *it*? And: accuracy by distance in words")
-    for title in ("model", "the kitten sentence", *map(str, DISTANCES)):
-        table.add_column(title, justify="left" if title == "model" else "right")
+    titles = ("the kitten sentence", *(f"{distance} words" for distance in DISTANCES))
+    table = new_table("What is the last it? And: share of right answers by distance", titles)
     for model, run in runs.items():
         chances = probabilities(run.kitten.output)
         answer = f"{LABELS[int(chances.argmax())]} {chances.max():.3f}"
@@ -153,12 +163,11 @@ def answers_table(runs: dict[str, Run], asked: Sequence[AntecedentText]) -> Tabl
 
 def service_table(runs: dict[str, Run], expected: dict[str, Logits], exposition: str) -> Table:
     ranges = [f"{low}-{high} words" for low, high in LENGTH_RANGES]
-    table = Table(
-        title="Time in the server, p50 / p99 ms, many sentences at a time",
-        caption="largest difference of a logit: batched to alone, batched to eager PyTorch",
+    table = new_table(
+        f"p50 / p99 ms in the server with {WINDOW} sentences in flight, padding, and the largest"
+        " difference of a logit: batched against alone, batched against PyTorch",
+        (*ranges, "padding", "to alone", "to PyTorch"),
     )
-    for title in ("model", *ranges, "padding", "to alone", "to PyTorch"):
-        table.add_column(title, justify="left" if title == "model" else "right")
     for model, run in runs.items():
         alone = np.stack([result.output for result in run.alone])
         table.add_row(
@@ -200,6 +209,7 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=300)
     options = parser.parse_args()
     console = Console()
+    console.width = max(console.width, 100)  # also where the output goes into a file
     asked = sentences(options.sentences)
     texts = [text.text for text in asked]
     models = [f"{name}-{form}" for name in ARCHITECTURES for form in FORMATS]

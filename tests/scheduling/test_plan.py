@@ -46,6 +46,7 @@ budgets = st.builds(
     tokens=st.integers(1, 2_000),
     sequences=st.integers(1, 40),
     quantum_seconds=st.sampled_from([0.001, 0.02, math.inf]),
+    longest_shared=st.sampled_from([None, 1, 64, 200]),
 )
 
 
@@ -74,6 +75,7 @@ def test_a_batch_holds_the_seed_nobody_twice_and_keeps_to_every_bound(
     if len(members) > 1:  # a seed larger than the budget still has to run
         shortest = min(cost.seconds(member.length, 1) for member in members)
         assert batch.length * len(members) <= budget.tokens
+        assert batch.length <= (budget.longest_shared or math.inf)
         assert batch.seconds <= max(budget.quantum_seconds, budget.stretch * shortest)
 
 

@@ -71,6 +71,11 @@ def nan_in_padding(tokens: Array, lengths: Array) -> Array:
     return answers
 
 
+def rounding_adds_up(tokens: Array, lengths: Array) -> Array:
+    noise = 1e-8 * tokens.shape[1] ** 2 if len(tokens) > 1 else 0.0
+    return safe(tokens, lengths) + np.float32(noise)
+
+
 def refuses_padding(tokens: Array, lengths: Array) -> Array:
     if len(set(lengths.tolist())) > 1:
         raise BackendFailed("lengths must be equal")
@@ -97,7 +102,7 @@ MODELS: dict[str, Callable[[Array, Array], Array]] = {
     f.__name__: f
     for f in (
         safe, padding_leaks, mates_leak, random, rows_mixed_up, nan_in_padding, refuses_padding,
-        refuses_batches, refuses_all, refuses_short,
+        refuses_batches, refuses_all, refuses_short, rounding_adds_up,
     )
 }  # fmt: skip
 

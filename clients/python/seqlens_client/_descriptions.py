@@ -114,6 +114,7 @@ class Limits:
     max_waiting_sequences: int
     max_batch_tokens: int
     max_batch_sequences: int
+    longest_shared: int | None  # longer sequences run alone; None: no bound
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ Key = tuple[int, int]  # length and number of a probe sequence
 _BATCHES = (2, 3, 8)
 _ENOUGH_LENGTHS = 3
 _MIDDLE = 9  # a length that shows most faults and costs little: tried first
+_CLIMBING_ROWS = 4
+_STEEPEST = 4.0  # attention: twice the length takes four times as long
 _LOUD = 30.0  # a mate this loud moves a scale that is taken over the whole batch
 
 
@@ -36,6 +38,7 @@ class Trial:
         self.alone: dict[Key, Tensors] = {}
         self.refused: dict[int, str] = {}  # lengths that do not run even alone
         self.lengths: list[int] = []  # those that do
+        self.climbed: list[int] = []  # longer ones, tried by `climb`
         self.errors: dict[Kind, dict[int, float]] = {"repeat": {}, "equal_length": {}, "padded": {}}
         self._engine, self._anatomy = engine, anatomy
         self._most_rows = most_rows
@@ -95,9 +98,32 @@ class Trial:
                 for fill in fills:  # shorter ones are padded even alone: its values may not matter
                     self._compare("padded", [(length, 0)], fill)
 
+    def climb(self, lengths: Iterable[int], kinds: Sequence[Kind], seconds: float) -> None:
+        """Small batches of longer and longer sequences, as far as the time allows.
+
+        Rounding adds up over a sequence, so what holds for short ones need not hold for long ones.
+        """
+        for length in lengths:
+            started = time.perf_counter()
+            for kind in kinds:
+                self.errors[kind][length] = self._long_error(length, kind)
+            self.climbed.append(length)
+            took = time.perf_counter() - started
+            seconds -= took
+            if seconds < _STEEPEST * took:
+                return
+
     def worst(self, kind: Kind) -> float | None:
         """The largest difference of a kind; None if nothing was compared."""
         return max(self.errors[kind].values(), default=None)
+
+    def _long_error(self, length: int, kind: Kind) -> float:
+        rows = min(_CLIMBING_ROWS, self._most_rows)
+        shorter = length // (2 * rows) if kind == "padded" else 0
+        keys = [(length - row * shorter, row) for row in range(rows)]
+        together = self._run(keys, self._prober.fills()[-1])
+        pairs = zip(keys, together, strict=True)
+        return max(largest_difference(self._answer(key), answer) for key, answer in pairs)
 
     def _mixed(self) -> Iterator[list[Key]]:
         keys = [(length, 0) for length in self.lengths]

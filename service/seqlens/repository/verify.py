@@ -6,18 +6,19 @@ other lengths with hostile values in the padding. Only the answers at real posit
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from seqlens.backends.base import Engine
 from seqlens.errors import ModelRejected, SeqLensError
 from seqlens.graphs.anatomy import ModelAnatomy
-from seqlens.repository.trials import Trial
+from seqlens.repository.trials import Kind, Trial
 from seqlens.scheduling.strategy import Decision, Strategy, decide
 
 LENGTHS = (1, 2, 3, 5, 9, 17, 33)
-_LONGER = (65, 129, 257, 513, 1025, 2049)  # for models that refuse short sequences
+_LONGER = (65, 129, 257, 513, 1025, 2049)
 _TOLERANCE, _LOW_PRECISION_TOLERANCE = 1e-5, 1e-2  # relative to the largest answer
 _LOW_PRECISION = ("fp16", "bf16")
+_SHARED: tuple[Kind, ...] = ("equal_length", "padded")  # each allows more than those before it
 _STRICTNESS = (Strategy.BY_LENGTH, Strategy.EQUAL_LENGTH, Strategy.ALONE)
 
 
@@ -40,7 +41,8 @@ class Proof:
     """How far answers move when a sequence shares a batch.
 
     Errors are the largest absolute differences from the answer alone, infinite where an answer
-    is not finite or has another shape, None where it was not tried.
+    is not finite or has another shape, None where it was not tried. Those of the whole model are
+    of all lengths up to the longest that keeps the tolerance; ``by_length`` has the others too.
     """
 
     tolerance: float
@@ -70,6 +72,18 @@ class Proof:
         known = [e for e in (self.padded_error, self.equal_length_error) if e is not None]
         return max(known, default=None)
 
+    def longest_shared(self, strategy: Strategy) -> int:
+        """Longest length up to which a strategy of shared batches keeps the tolerance."""
+        longest = 0
+        for one in self.by_length:
+            errors = [one.equal_length_error]
+            if strategy is Strategy.BY_LENGTH:
+                errors.append(one.padded_error)
+            if any(error is not None and not error <= self.tolerance for error in errors):
+                break
+            longest = one.length
+        return longest
+
 
 def prove(
     engine: Engine,
@@ -91,16 +105,18 @@ def prove(
     started = time.perf_counter()
     trial = Trial(engine, anatomy, most_rows, seconds)
     _run_alone(trial, anatomy, longest)
+    tolerance = tolerance or _default_tolerance(trial, anatomy)
     batch_failure, padding_failure, exported_error = "", "", None
     if anatomy.batched and not engine.capabilities.keeps_state and most_rows > 1:
         batch_failure = _failure(trial.equal_lengths)
         padding_failure = batch_failure or _failure(trial.padded)
         exported_error = _exported_error(trial, load_exported)
+        _climb(trial, anatomy, longest, tolerance, seconds / 2)
     return Proof(
-        tolerance=tolerance or _default_tolerance(trial, anatomy),
+        tolerance=tolerance,
         repeat_error=trial.worst("repeat"),
-        equal_length_error=None if batch_failure else trial.worst("equal_length"),
-        padded_error=None if padding_failure else trial.worst("padded"),
+        equal_length_error=None if batch_failure else _error(trial, "equal_length", tolerance),
+        padded_error=None if padding_failure else _error(trial, "padded", tolerance),
         exported_error=exported_error,
         by_length=_by_length(trial),
         checked_sequences=len(trial.alone),
@@ -126,7 +142,7 @@ def decide_strategy(
         equal_length_error=proof.equal_length_error,
         padded_error=proof.padded_error,
     )
-    decision = _with_failure(decision, proof)
+    decision = _with_longest(_with_failure(decision, proof), anatomy, proof)
     if stated is None or stated is decision.strategy:
         return decision
     if stated not in _strictest_from(decision.strategy):
@@ -134,7 +150,11 @@ def decide_strategy(
             f"model.yaml asks for strategy {stated.value}, but the model allows "
             f"{decision.strategy.value}: {decision.reason}"
         )
-    return Decision(stated, f"stated in model.yaml; the proof allows {decision.strategy.value}")
+    return replace(
+        decision,
+        strategy=stated,
+        reason=f"stated in model.yaml; the proof allows {decision.strategy.value}",
+    )
 
 
 def _strictest_from(allowed: Strategy) -> tuple[Strategy, ...]:
@@ -161,6 +181,36 @@ def _lengths(anatomy: ModelAnatomy, longest: int | None) -> list[int]:
     limit = min((b for b in bounds if b is not None), default=max(_LONGER))
     lengths = [length for length in (*LENGTHS, *_LONGER) if length <= limit]
     return sorted({*lengths, limit}) if anatomy.fixed_length is not None else lengths
+
+
+def _climb(
+    trial: Trial, anatomy: ModelAnatomy, longest: int | None, tolerance: float, seconds: float
+) -> None:
+    """Try longer sequences wherever shorter ones may share batches."""
+    kinds: list[Kind] = []
+    for kind in _SHARED:
+        error = trial.worst(kind)
+        if error is None or not error <= tolerance:
+            break
+        kinds.append(kind)
+    if not kinds or not anatomy.has_time or anatomy.fixed_length is not None:
+        return
+    reached = max(trial.lengths)
+    lengths = [length for length in _lengths(anatomy, longest) if length > reached]
+    # Where a longer one fails to run, the proof ends before it.
+    _failure(lambda: trial.climb(lengths, kinds, seconds))
+
+
+def _error(trial: Trial, kind: Kind, tolerance: float) -> float | None:
+    """The largest difference, of longer sequences only as far as the tolerance is kept."""
+    errors = trial.errors[kind]
+    known = [errors[length] for length in trial.lengths if length in errors]
+    for length in trial.climbed:
+        error = errors.get(length)
+        if error is None or not error <= tolerance:
+            break
+        known.append(error)
+    return max(known, default=None)
 
 
 def _default_tolerance(trial: Trial, anatomy: ModelAnatomy) -> float:
@@ -197,7 +247,7 @@ def _by_length(trial: Trial) -> tuple[LengthErrors, ...]:
             equal_length_error=trial.errors["equal_length"].get(length),
             padded_error=trial.errors["padded"].get(length),
         )
-        for length in trial.lengths
+        for length in (*trial.lengths, *trial.climbed)
     )
 
 
@@ -210,3 +260,13 @@ def _with_failure(decision: Decision, proof: Proof) -> Decision:
         reason = f"padded batches do not run ({proof.padding_failure})"
         return Decision(Strategy.EQUAL_LENGTH, f"{reason}: only equal lengths share a batch")
     return decision
+
+
+def _with_longest(decision: Decision, anatomy: ModelAnatomy, proof: Proof) -> Decision:
+    """Bound shared batches to the lengths for which they are proved."""
+    shares = decision.strategy in (Strategy.BY_LENGTH, Strategy.EQUAL_LENGTH)
+    if not shares or anatomy.fixed_length is not None:
+        return decision
+    longest = proof.longest_shared(decision.strategy)
+    reason = f"{decision.reason}, proved up to length {longest:,}; longer ones run alone"
+    return Decision(decision.strategy, reason, longest_shared=longest)

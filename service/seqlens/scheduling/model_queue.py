@@ -172,6 +172,7 @@ def _work_of(served: ServedModel, observer: Observer, lanes: int) -> ModelWork:
         cost,
         lanes=lanes,
         fixed_length=served.engine.anatomy.fixed_length,
+        longest_shared=served.decision.longest_shared,
     )
     executor = BatchExecutor(served.labels, served.engine, served.decision, room, cost, observer)
     exclusive = not served.engine.capabilities.concurrent_runs

@@ -43,6 +43,8 @@ class BatchBudget:
     quantum_seconds: float = 0.02
     stretch: float = 8.0
     fixed_length: int | None = None  # the only length that the model runs: all rows are filled up
+    # Rounding adds up over a sequence: batched = alone is proved up to this length and no further.
+    longest_shared: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,8 @@ def plan_batch(
     most = min(budget.sequences, share)
     refused = 0
     trigger: Trigger = "idle"
-    for mate in islice(_eligible(seed, mates, strategy), _LOOK_AHEAD):
+    longest = math.inf if budget.longest_shared is None else budget.longest_shared
+    for mate in islice(_eligible(seed, mates, strategy, longest), _LOOK_AHEAD):
         if len(draft.members) >= most:
             break
         verdict = draft.offer(mate)
@@ -154,15 +157,18 @@ class _Draft:
         return max(self._budget.quantum_seconds, self._budget.stretch * alone)
 
 
-def _eligible(seed: Waiting, mates: Iterable[Waiting], strategy: Strategy) -> Iterable[Waiting]:
+def _eligible(
+    seed: Waiting, mates: Iterable[Waiting], strategy: Strategy, longest: float
+) -> Iterable[Waiting]:
     """The mates that may share a batch with the seed at all."""
-    if strategy in (Strategy.ALONE, Strategy.WHOLE):
+    if strategy in (Strategy.ALONE, Strategy.WHOLE) or seed.length > longest:
         return ()
     same_length = strategy is Strategy.EQUAL_LENGTH
     return (
         mate
         for mate in mates
         if mate.sharing_key == seed.sharing_key
+        and mate.length <= longest
         and not (same_length and mate.length != seed.length)
         and mate.number != seed.number
     )

@@ -47,11 +47,15 @@ class WaitingRoom(Generic[T]):
         *,
         lanes: int = 1,
         fixed_length: int | None = None,
+        longest_shared: int | None = None,
     ) -> None:
         self._settings, self._strategy, self._cost = settings, strategy, cost
         self._lanes = lanes
         self._budget = BatchBudget(
-            settings.max_batch_tokens, settings.max_batch_sequences, fixed_length=fixed_length
+            settings.max_batch_tokens,
+            settings.max_batch_sequences,
+            fixed_length=fixed_length,
+            longest_shared=longest_shared,
         )
         # A plain dict would walk over the holes that earlier removals left at its front.
         self._entries: OrderedDict[int, _Entry[T]] = OrderedDict()  # in order of arrival

@@ -22,6 +22,7 @@ class Decision:
 
     strategy: Strategy
     reason: str
+    longest_shared: int | None = None  # longer sequences run alone; None: no bound
 
 
 def decide(

@@ -775,6 +775,7 @@ class Limits(_message.Message):
     MAX_WAITING_SEQUENCES_FIELD_NUMBER: _builtins.int
     MAX_BATCH_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_BATCH_SEQUENCES_FIELD_NUMBER: _builtins.int
+    LONGEST_SHARED_FIELD_NUMBER: _builtins.int
     max_length: _builtins.int
     """longest sequence that is taken"""
     max_length_source: _builtins.str
@@ -785,6 +786,10 @@ class Limits(_message.Message):
     max_waiting_sequences: _builtins.int
     max_batch_tokens: _builtins.int
     max_batch_sequences: _builtins.int
+    longest_shared: _builtins.int
+    """Longest sequence that may share a batch: batched = alone is proved up to here, and longer
+    sequences run alone. Absent: no bound.
+    """
     def __init__(
         self,
         *,
@@ -795,17 +800,22 @@ class Limits(_message.Message):
         max_waiting_sequences: _builtins.int = ...,
         max_batch_tokens: _builtins.int = ...,
         max_batch_sequences: _builtins.int = ...,
+        longest_shared: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_fixed_length", b"_fixed_length", "_max_length", b"_max_length", "fixed_length", b"fixed_length", "max_length", b"max_length"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fixed_length", b"_fixed_length", "_longest_shared", b"_longest_shared", "_max_length", b"_max_length", "fixed_length", b"fixed_length", "longest_shared", b"longest_shared", "max_length", b"max_length"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fixed_length", b"_fixed_length", "_max_length", b"_max_length", "fixed_length", b"fixed_length", "max_batch_sequences", b"max_batch_sequences", "max_batch_tokens", b"max_batch_tokens", "max_length", b"max_length", "max_length_source", b"max_length_source", "max_waiting_sequences", b"max_waiting_sequences", "max_waiting_tokens", b"max_waiting_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fixed_length", b"_fixed_length", "_longest_shared", b"_longest_shared", "_max_length", b"_max_length", "fixed_length", b"fixed_length", "longest_shared", b"longest_shared", "max_batch_sequences", b"max_batch_sequences", "max_batch_tokens", b"max_batch_tokens", "max_length", b"max_length", "max_length_source", b"max_length_source", "max_waiting_sequences", b"max_waiting_sequences", "max_waiting_tokens", b"max_waiting_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fixed_length: _TypeAlias = _typing.Literal["fixed_length"]  # noqa: Y015
     _WhichOneofArgType__fixed_length: _TypeAlias = _typing.Literal["_fixed_length", b"_fixed_length"]  # noqa: Y015
+    _WhichOneofReturnType__longest_shared: _TypeAlias = _typing.Literal["longest_shared"]  # noqa: Y015
+    _WhichOneofArgType__longest_shared: _TypeAlias = _typing.Literal["_longest_shared", b"_longest_shared"]  # noqa: Y015
     _WhichOneofReturnType__max_length: _TypeAlias = _typing.Literal["max_length"]  # noqa: Y015
     _WhichOneofArgType__max_length: _TypeAlias = _typing.Literal["_max_length", b"_max_length"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fixed_length) -> _WhichOneofReturnType__fixed_length | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__longest_shared) -> _WhichOneofReturnType__longest_shared | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_length) -> _WhichOneofReturnType__max_length | None: ...
 
