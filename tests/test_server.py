@@ -154,9 +154,9 @@ def test_sigterm_lets_calls_in_progress_finish_and_turns_health_off(
         assert not answer.done()
         running.process.send_signal(signal.SIGTERM)
         assert next(watch).status == NOT_SERVING
-        watch.cancel()
         assert not any(result.HasField("error") for result in answer.result().answers.results)
-    assert running.process.wait(10) == 0
+        # Whoever watches the health does not hold the end up.
+        assert running.process.wait(5) == 0
 
 
 def test_a_stream_that_is_open_when_the_server_drains_gets_its_answers_and_the_reason(

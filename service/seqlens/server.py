@@ -56,7 +56,8 @@ class Server:
         self._repository = Repository(settings, observer, self._serve, self._serve_no_more)
         self._models = ServedModels(self._repository, observer)
         self._ready = False
-        inference, calls = Inference(self._models), Calls(observer, statistics)
+        inference = Inference(self._models)
+        calls = self._calls = Calls(observer, statistics)
         self._grpc = GrpcServer(
             settings,
             GrpcInferenceService(inference, self._models, calls, statistics, self.is_ready),
@@ -149,7 +150,7 @@ class Server:
         self._models.draining.set()
         if self._loading is not None:
             self._loading.cancel()
-        await self._grpc.stop(self._settings.drain_seconds)
+        await self._grpc.stop(self._settings.drain_seconds, self._calls.idle())
         await self._arbiter.drain(0)
 
 

@@ -57,6 +57,25 @@ class Calls:
     def __init__(self, observer: Observer, statistics: Statistics) -> None:
         self._observer = observer
         self._statistics = statistics
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """A call, or a whole stream of them, is in progress."""
+        self._running += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until nothing is in progress."""
+        await self._idle.wait()
 
     @contextmanager
     def watch(
@@ -69,7 +88,8 @@ class Calls:
         """
         call, start, code = Call(), time.perf_counter(), "OK"
         try:
-            yield call
+            with self.running():
+                yield call
         except asyncio.CancelledError:
             code = why_left()
             raise

@@ -63,20 +63,22 @@ class GrpcSequenceService:
         self, requests: AsyncIterator[pb.ProcessStreamRequest], context: Context
     ) -> AsyncGenerator[pb.ProcessStreamResponse, None]:
         """Answer sequences as they come, within a window."""
-        options = await _read_options(requests)
-        served = self._models.find(options.model_name, options.model_version)
-        names = check_outputs(served.model.anatomy, options.output_names)
-        stream = SequenceStream(self._window(options), options.keep_order)
-        reader = asyncio.create_task(self._read_until_drained(requests, options, stream, context))
-        reader.add_done_callback(lambda _: stream.end())
-        try:
-            async for group in stream.groups():
-                yield self._respond(group, names)
-            await reader
-        finally:
-            reader.cancel()
-            for pending in stream.close():
-                self._report(pending, why_left(context), None)
+        with self._calls.running():
+            options = await _read_options(requests)
+            served = self._models.find(options.model_name, options.model_version)
+            names = check_outputs(served.model.anatomy, options.output_names)
+            stream = SequenceStream(self._window(options), options.keep_order)
+            reading = self._read_until_drained(requests, options, stream, context)
+            reader = asyncio.create_task(reading)
+            reader.add_done_callback(lambda _: stream.end())
+            try:
+                async for group in stream.groups():
+                    yield self._respond(group, names)
+                await reader
+            finally:
+                reader.cancel()
+                for pending in stream.close():
+                    self._report(pending, why_left(context), None)
 
     @unary
     async def DescribeModel(

@@ -1,5 +1,8 @@
 """The gRPC server with all its services: inference, sequences, health and reflection."""
 
+import asyncio
+from collections.abc import Awaitable
+
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -10,6 +13,8 @@ from seqlens.settings import ServerSettings
 from seqlens_wire.services import OPEN_INFERENCE, SEQUENCES, add_servicer, reflection_pool
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
+# Time for the last answers to leave once they are handed over.
+LAST_ANSWER_SECONDS = 0.5
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
@@ -50,10 +55,19 @@ class GrpcServer:
         """Tell the health of one model, under its name."""
         await self._health.set(name, SERVING if serving else NOT_SERVING)
 
-    async def stop(self, seconds: float) -> None:
-        """Turn all health off, take no new connections, and let calls in progress finish."""
+    async def stop(self, seconds: float, idle: Awaitable[None]) -> None:
+        """Turn all health off, take no new calls, and let those in progress finish.
+
+        Ends soon after ``idle``, which waits for the end of all real work: clients that watch
+        the health keep their calls open for ever.
+        """
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(seconds)
+        stopping = asyncio.create_task(self._server.stop(seconds))
+        idling = asyncio.ensure_future(idle)
+        await asyncio.wait({stopping, idling}, return_when=asyncio.FIRST_COMPLETED)
+        idling.cancel()
+        await self._server.stop(min(seconds, LAST_ANSWER_SECONDS))
+        await stopping
 
 
 def _options(settings: ServerSettings) -> list[tuple[str, int]]:
