@@ -82,7 +82,7 @@ def _grid(
         lengths = [anatomy.fixed_length]
     else:
         usual = [length for length in _LENGTHS if shortest <= length <= longest]
-        lengths = usual or [min(shortest, longest)]
+        lengths = usual or [min(longest, max(shortest, _LENGTHS[0]))]
     batches = [batch for batch in _BATCHES if batch <= most_rows]
     cells = [(length, batch) for length in lengths for batch in batches]
     return sorted(cells, key=lambda cell: (cell[0] * cell[1], cell[1]))

@@ -27,11 +27,6 @@ class Tokenizer:
         except Exception as error:  # the library raises plain Exception
             raise ModelRejected(f"{path.name} is not a tokenizer: {error}") from error
 
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of different ids, added tokens included."""
-        return self._tokenizer.get_vocab_size()
-
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Token ids of each text, int64 [length], neither padded nor cut.
 
