@@ -97,6 +97,18 @@ def test_a_second_server_on_a_port_fails_and_says_which(
     infer(server.grpc, "lstm-onnx", [2, 3])
 
 
+def test_a_device_that_is_not_there_ends_the_start_with_advice(
+    repository: Path, tmp_path: Path, seqlens: Callable[..., Any]
+) -> None:
+    few = small_repository(repository, tmp_path, "lstm-onnx", "lstm-torchscript")
+    # Device 99: so the test also holds on a machine with GPUs.
+    ports = ("--grpc-port", "0", "--metrics-port", "0")
+    ended = seqlens("serve", "--repository", str(few), "--device", "cuda:99", *ports)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.splitlines()[-1].startswith("seqlens: device cuda:99 is not available to")
+    assert "Traceback" not in ended.stderr
+
+
 def test_broken_and_foreign_files_do_not_keep_the_good_from_serving(
     repository: Path, tmp_path: Path, start_server: StartServer
 ) -> None:

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from seqlens.backends.plugins import FoundBackends, find_all
-from seqlens.errors import ModelNotFound, ModelNotReady, ModelRejected, SeqLensError
+from seqlens.errors import (
+    DeviceMissing,
+    ModelNotFound,
+    ModelNotReady,
+    ModelRejected,
+    SeqLensError,
+)
 from seqlens.metrics.observer import Observer
 from seqlens.repository.cache import ProofCache
 from seqlens.repository.config import ModelConfig, read_config
@@ -59,6 +65,7 @@ class _Slot:
     state: ModelState = ModelState.UNKNOWN
     reason: str = ""
     loaded: LoadedModel | None = None  # serving; may be so while the next one loads
+    cause: Exception | None = None  # of the last load, if it failed
 
 
 @dataclass(slots=True)
@@ -99,7 +106,8 @@ class Repository:
         """Load what the repository holds now; what it holds no more is unloaded.
 
         A model that cannot be loaded stands in no other's way: the index has its reason. Raises
-        ``ModelRejected`` if the repository itself cannot be read.
+        ``ModelRejected`` if the repository itself cannot be read, ``DeviceMissing`` if no model
+        is served and one asked for a device that is not there.
         """
         listing = await self._list()
         gone = [name for name in self._models if listing.model(name) is None]
@@ -107,6 +115,10 @@ class Repository:
             *(self._load(model) for model in listing.models),
             *(self._remove(name) for name in gone),
         )
+        slots = [slot for model in self._models.values() for slot in model.slots.values()]
+        missing = [slot.cause for slot in slots if isinstance(slot.cause, DeviceMissing)]
+        if missing and not any(slot.loaded for slot in slots):
+            raise missing[0]
 
     async def load(self, name: str) -> None:
         """Load a model, or take up what has changed in its folder.
@@ -234,7 +246,7 @@ class Repository:
             _log.exception("model %s version %s could not be loaded", found.name, number)
             reason = f"{type(error).__name__}: {error}"
             return self._fail(found.name, model, number, reason, error)
-        slot.state, slot.reason, slot.loaded = ModelState.READY, "", loaded
+        slot.state, slot.reason, slot.loaded, slot.cause = ModelState.READY, "", loaded, None
         if before is not None:
             await self._close(before)
         return ""
@@ -283,6 +295,7 @@ class Repository:
             name, result="verification_failed" if verified else "failed"
         )
         _log.error("model %s version %s cannot be loaded: %s", name, version or "-", reason)
+        slot.cause = error
         if slot.loaded is None:
             slot.state, slot.reason = ModelState.UNAVAILABLE, reason
         else:
