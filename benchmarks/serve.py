@@ -4,6 +4,7 @@ Each model's rate is put beside "one by one" of ``offline.py``, measured before 
 the same run while the server idles. The client shares the cores with the server.
 """
 
+import argparse
 import asyncio
 import itertools
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from offline import one_by_one, rate, session
@@ -75,9 +77,19 @@ def percentiles(calls: list[Call]) -> str:
     return " ".join(parts)
 
 
+@dataclass(frozen=True)
+class Round:
+    """Sequences a second, all measured within seconds of each other."""
+
+    alone: float
+    unary: float
+    streamed: float
+
+
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--callers", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3, help="medians of so many are shown")
     options = parser.parse_args()
     export_all(options.repository, options.models)
     workload = mixed(options.count)
@@ -90,24 +102,37 @@ def main() -> None:
             print(measure(name, address, workload, options), flush=True)
 
 
-def measure(name: str, address: str, workload: Workload, options) -> str:  # type: ignore[no-untyped-def]
+def measure(name: str, address: str, workload: Workload, options: argparse.Namespace) -> str:
     model = session(options.repository / name / "1" / "model.onnx")
     warm = Workload(workload.sequences[:32])
     rate(model, one_by_one(warm), options.lanes)
     asyncio.run(closed_loop(address, name, warm, options.callers))
 
-    before = rate(model, one_by_one(workload), options.lanes)
-    started = time.perf_counter()
-    calls = asyncio.run(closed_loop(address, name, workload, options.callers))
-    unary = len(calls) / (time.perf_counter() - started)
-    started = time.perf_counter()
-    asyncio.run(messages(address, name, workload, options.callers))
-    streamed = len(calls) / (time.perf_counter() - started)
-    alone = (before + rate(model, one_by_one(workload), options.lanes)) / 2
-    return (
-        f"{name:12} {alone:10.1f} {unary:8.1f} {unary / alone:6.2f}"
-        f" {streamed:8.1f} {streamed / alone:6.2f} {percentiles(calls)}"
-    )
+    rounds, calls = [], []
+    alone = rate(model, one_by_one(workload), options.lanes)
+    for _ in range(options.rounds):
+        started = time.perf_counter()
+        calls += asyncio.run(closed_loop(address, name, workload, options.callers))
+        called = time.perf_counter()
+        asyncio.run(messages(address, name, workload, options.callers))
+        ended = time.perf_counter()
+        # The yardstick is taken on both sides: the machine's own speed drifts.
+        after = rate(model, one_by_one(workload), options.lanes)
+        counted = len(workload.sequences)
+        rounds.append(
+            Round((alone + after) / 2, counted / (called - started), counted / (ended - called))
+        )
+        alone = after
+    return f"{name:12} {rates_of(rounds)} {percentiles(calls)}"
+
+
+def rates_of(rounds: list[Round]) -> str:
+    alone = median(one.alone for one in rounds)
+    unary = median(one.unary for one in rounds)
+    streamed = median(one.streamed for one in rounds)
+    unary_ratio = median(one.unary / one.alone for one in rounds)
+    streamed_ratio = median(one.streamed / one.alone for one in rounds)
+    return f"{alone:10.1f} {unary:8.1f} {unary_ratio:6.2f} {streamed:8.1f} {streamed_ratio:6.2f}"
 
 
 if __name__ == "__main__":
