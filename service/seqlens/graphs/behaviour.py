@@ -40,15 +40,19 @@ class Bench:
         """Sequences in the probe."""
         return self.probed.sizes.get(self.batch or "", 1)
 
-    def effects(self, given: Mapping[str, Array], hidden: Sequence[int]) -> dict[str, float]:
+    def effects(
+        self, given: Mapping[str, Array], hidden: Sequence[int], *, of_real: bool = False
+    ) -> dict[str, float]:
         """Of each output: its largest change elsewhere when the hidden positions' values change.
 
-        Infinite where the model refuses.
+        With ``of_real`` the values of all other positions change instead. Infinite where the
+        model refuses.
         """
         inputs = {**build(self.probed.layout, self.probed.sizes), **given}
         before = attempt(self.run, inputs)
         axis = self.main.axes.index(self.time)
-        inputs[self.main.name] = changed_at(self.main, inputs[self.main.name], axis, hidden)
+        places = [i for i in range(self.length) if i not in hidden] if of_real else hidden
+        inputs[self.main.name] = changed_at(self.main, inputs[self.main.name], axis, places)
         after = attempt(self.run, inputs)
         if before is None or after is None:
             return dict.fromkeys(self.probed.outputs, float("inf"))
@@ -78,15 +82,18 @@ def mask_verdict(bench: Bench, entry: InputLayout) -> MaskVerdict | None:
     """Whether an input [batch, time] hides positions; None if it hides nothing.
 
     Both readings are tried with a hole and with a padded end: a causal model shows only the
-    first, a model that sums the mask up to lengths only the second.
+    first, a model that sums the mask up to lengths only the second. A reading under which the
+    real positions are silent too is wrong: a mask may also blank out the answers themselves.
     """
     best, leak = (_CLEAR, _BOTH[0]), 0.0
     for hidden in _hidden_places(bench.length):
-        effects = {
-            marks: bench.effects({entry.name: _mask(bench, entry, marks, hidden)}, hidden)
-            for marks in _BOTH
-        }
-        found = min((_clearest(effects, output) for output in bench.probed.outputs), default=best)
+        masks = {marks: {entry.name: _mask(bench, entry, marks, hidden)} for marks in _BOTH}
+        effects = {marks: bench.effects(masks[marks], hidden) for marks in _BOTH}
+        alive = {marks: bench.effects(masks[marks], hidden, of_real=True) for marks in _BOTH}
+        found = min(
+            (_clearest(_believable(effects, alive, output)) for output in bench.probed.outputs),
+            default=best,
+        )
         if found < best:
             best, leak = found, _remaining(effects, found[1])
     if best[0] >= _CLEAR:
@@ -94,10 +101,19 @@ def mask_verdict(bench: Bench, entry: InputLayout) -> MaskVerdict | None:
     return MaskVerdict(best[1], leak if leak > _LEAK else 0.0)
 
 
-def _clearest(effects: Mapping[Marks, Mapping[str, float]], output: str) -> tuple[float, Marks]:
-    """The reading under which this output moves less, and its share of the other's effect."""
-    right, wrong = sorted(_BOTH, key=lambda marks: effects[marks][output])
-    quiet, loud = effects[right][output], effects[wrong][output]
+def _believable(
+    effects: Mapping[Marks, Mapping[str, float]],
+    alive: Mapping[Marks, Mapping[str, float]],
+    output: str,
+) -> dict[Marks, float]:
+    """Effects on one output, infinite under a reading that silences the real positions too."""
+    return {m: effects[m][output] if alive[m][output] > 0 else np.inf for m in _BOTH}
+
+
+def _clearest(effects: Mapping[Marks, float]) -> tuple[float, Marks]:
+    """The reading under which an output moves less, and its share of the other's effect."""
+    right, wrong = sorted(_BOTH, key=lambda marks: effects[marks])
+    quiet, loud = effects[right], effects[wrong]
     if loud == 0 or not np.isfinite(quiet):
         return 1.0, right
     return (quiet / loud if np.isfinite(loud) else 0.0), right
@@ -106,7 +122,9 @@ def _clearest(effects: Mapping[Marks, Mapping[str, float]], output: str) -> tupl
 def _remaining(effects: Mapping[Marks, Mapping[str, float]], marks: Marks) -> float:
     """What the hidden positions still do under the right reading, relative to all they can do."""
     loudest = max(max(each.values()) for each in effects.values())
-    return max(effects[marks].values()) / loudest if np.isfinite(loudest) else 0.0
+    if not np.isfinite(loudest) or loudest == 0:
+        return 0.0
+    return max(effects[marks].values()) / loudest
 
 
 def _hidden_places(length: int) -> tuple[list[int], list[int]]:
