@@ -35,6 +35,7 @@ LENGTH_RANGES = ((6, 32), (33, 128), (129, 250))
 # Largest difference of a logit to eager PyTorch. Logits reach 14; over 250 steps a recurrent net
 # amplifies the rounding of float32, which every kernel does in another order.
 TOLERANCE = 5e-4
+LOG = Path("build/demo-server.log")
 WINDOW = 16  # unanswered sentences on a stream
 
 Logits = NDArray[np.float32]
@@ -64,11 +65,17 @@ def served(repository: Path) -> Iterator[Addresses]:
     """`seqlens serve` in a process of its own, ended afterwards."""
     command = [sys.executable, "-m", "seqlens.cli", "serve", "--repository", str(repository)]
     ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
-    with subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, text=True) as process:
+    with (
+        LOG.open("w") as log,
+        subprocess.Popen(
+            [*command, *ports], stdout=subprocess.PIPE, stderr=log, text=True
+        ) as process,
+    ):
         assert process.stdout is not None
+        print("loading: six models are inspected, proved and measured ...", flush=True)
         line = process.stdout.readline().strip()
         if not line.startswith("ready "):
-            sys.exit("the server did not start; its log above says why")
+            sys.exit(f"the server did not start: {LOG.read_text()}")
         print(line)
         parts = dict(part.split("=", 1) for part in line.split()[1:])
         try:
@@ -152,8 +159,11 @@ def new_table(title: str, titles: Sequence[str]) -> Table:
 
 
 def answers_table(runs: dict[str, Run], asked: Sequence[AntecedentText]) -> Table:
-    titles = ("the kitten sentence", *(f"{distance} words" for distance in DISTANCES))
-    table = new_table("What is the last it? And: share of right answers by distance", titles)
+    table = new_table(
+        "What is the last it of the kitten sentence? And of the others, at so many words from its"
+        " noun: share of right answers",
+        ("kitten sentence", *map(str, DISTANCES)),
+    )
     for model, run in runs.items():
         chances = probabilities(run.kitten.output)
         answer = f"{LABELS[int(chances.argmax())]} {chances.max():.3f}"
@@ -162,11 +172,11 @@ def answers_table(runs: dict[str, Run], asked: Sequence[AntecedentText]) -> Tabl
 
 
 def service_table(runs: dict[str, Run], expected: dict[str, Logits], exposition: str) -> Table:
-    ranges = [f"{low}-{high} words" for low, high in LENGTH_RANGES]
+    ranges = [f"{low}-{high}" for low, high in LENGTH_RANGES]
     table = new_table(
-        f"p50 / p99 ms in the server with {WINDOW} sentences in flight, padding, and the largest"
-        " difference of a logit: batched against alone, batched against PyTorch",
-        (*ranges, "padding", "to alone", "to PyTorch"),
+        f"p50 / p99 ms in the server by words, {WINDOW} sentences in flight; padding; and how far"
+        " a logit is from the one alone, and from PyTorch's",
+        (*ranges, "padding", "alone", "PyTorch"),
     )
     for model, run in runs.items():
         alone = np.stack([result.output for result in run.alone])
