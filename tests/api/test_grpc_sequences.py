@@ -1,7 +1,8 @@
 """Batches and streams of ragged sequences, over a real socket."""
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -168,6 +169,31 @@ async def test_a_stream_that_begins_wrongly_fails_as_a_whole(
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call.read()
     assert caught.value.code() is code
+
+
+async def test_a_stream_waits_for_room_where_a_batch_is_refused(
+    repository: Path, start_server: Callable[..., Any]
+) -> None:
+    """The waiting room holds ten sequences; the stream sends four hundred as fast as it can."""
+    address = start_server(repository / "rnn-onnx", "--scheduler.max-waiting-tokens", "1000").grpc
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = SequenceServiceStub(channel)
+        call = stub.ProcessStream()
+        await call.write(opening("rnn-onnx", window=1000))
+        for number in range(100):
+            names = [f"{number}.{one}" for one in range(4)]
+            await call.write(sending(names, [[2] * 100] * 4))
+        await call.done_writing()
+        results = await read_all(call)
+        late = stub.ProcessStream()
+        await late.write(opening("rnn-onnx", window=1000, timeout_seconds=0.02))
+        for number in range(100):
+            await late.write(sending([str(number)], [[2] * 1000]))
+        await late.done_writing()
+        codes = {result.error.code for result in (await read_all(late)).values()}
+    assert len(results) == 400
+    assert {result.error.code for result in results.values()} == {""}
+    assert codes <= {"", "DEADLINE_EXCEEDED"}
 
 
 async def test_a_client_that_does_not_read_is_not_read_from(

@@ -19,7 +19,7 @@ def answer(kibibytes: int = 1) -> SequenceAnswer:
 def pending(name: str, started: Started | None = None) -> Pending:
     if started is None:
         started = asyncio.get_running_loop().create_future()
-    return Pending(name, None, started)
+    return Pending(name, None, started, 0.0)
 
 
 def finish(one: Pending, result: SequenceAnswer) -> None:

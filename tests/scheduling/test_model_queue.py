@@ -3,7 +3,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from seqlens.errors import Overloaded
+from seqlens.errors import ModelNotReady, Overloaded
 from seqlens.sequences import InputSequence
 
 
@@ -24,6 +24,43 @@ async def test_a_full_room_refuses_all_or_nothing(
         gate.set()
         await asyncio.gather(first, *waiting)
     assert [event["reason"] for event in events.of("rejected")] == ["queue_full"] * 2
+
+
+async def test_room_can_be_waited_for(running, served, sums, sequence, events, gate, until):
+    engine = sums(before=lambda _: gate.wait(10))
+    async with running() as arbiter:
+        queue = arbiter.add(served(engine, max_waiting_tokens=4))
+        first = queue.submit(sequence(1))
+        await until(lambda: engine.batches)
+        second = queue.submit(sequence(1, 2, 3))
+        await queue.room_for([sequence(4)])
+        waiting = asyncio.create_task(queue.room_for([sequence(4, 5)]))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        gate.set()
+        await asyncio.wait_for(waiting, 5)
+        await asyncio.gather(first, second, queue.submit(sequence(4, 5)))
+    assert events.of("rejected") == []
+
+
+async def test_nobody_waits_for_room_in_a_model_that_is_unloaded(
+    running, served, sums, sequence, gate, until
+):
+    engine = sums(before=lambda _: gate.wait(10))
+    async with running() as arbiter:
+        queue = arbiter.add(served(engine, max_waiting_tokens=1))
+        sent = [queue.submit(sequence(1))]
+        await until(lambda: engine.batches)
+        sent.append(queue.submit(sequence(2)))
+        waiting = asyncio.create_task(queue.room_for([sequence(3)]))
+        await asyncio.sleep(0)
+        removing = asyncio.create_task(arbiter.remove(queue))
+        await asyncio.wait_for(waiting, 5)
+        with pytest.raises(ModelNotReady):
+            queue.submit(sequence(3))
+        gate.set()
+        await removing
+        await asyncio.gather(*sent, return_exceptions=True)
 
 
 async def test_state_counts_what_waits_and_what_runs(running, served, sums, sequence, gate, until):

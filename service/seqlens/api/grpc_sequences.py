@@ -125,7 +125,11 @@ class GrpcSequenceService:
     async def _start(
         self, message: pb.ProcessStreamRequest, options: pb.StreamOptions, context: Context
     ) -> list[Pending]:
-        """Start the sequences of a message; what is wrong with it is told to each of its ids."""
+        """Start the sequences of a message; what is wrong with it is told to each of its ids.
+
+        Waits while the model's waiting room is full: nothing more is read meanwhile.
+        """
+        arrived = time.perf_counter()
         ids: Sequence[str] = message.sequences.ids
         try:
             if message.WhichOneof("message") != "sequences":
@@ -142,12 +146,13 @@ class GrpcSequenceService:
                 )
             urgency = Urgency(_deadline(options, context), options.priority)
             checked = await self._inference.check(served.model, plain)
-            started = self._inference.start(served, checked, urgency)
+            started = await self._inference.start_when_room(served, checked, urgency)
         except Exception as error:
             told = answerable(error)
-            return [Pending(one, None, told) for one in ids or ("",)]
+            return [Pending(one, None, told, arrived) for one in ids or ("",)]
         return [
-            Pending(one, served.model, future) for one, future in zip(ids, started, strict=True)
+            Pending(one, served.model, future, arrived)
+            for one, future in zip(ids, started, strict=True)
         ]
 
     def _respond(self, group: Group, names: Sequence[str]) -> pb.ProcessStreamResponse:

@@ -1,6 +1,7 @@
 """The one way from a request to its answer, free of any protocol."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
@@ -19,7 +20,7 @@ from seqlens.api.requests import (
 from seqlens.api.rows import join, split
 from seqlens.api.served import Served, ServedModels
 from seqlens.api.validation import check_names, check_outputs
-from seqlens.errors import InvalidRequest, SeqLensError
+from seqlens.errors import DeadlinePassed, InvalidRequest, SeqLensError
 from seqlens.repository.loading import LoadedModel
 from seqlens.scheduling.strategy import Strategy
 from seqlens.sequences import Array, InputSequence, SequenceAnswer, array_bytes
@@ -101,6 +102,20 @@ class Inference:
         except SeqLensError as error:
             return [error if isinstance(one, InputSequence) else one for one in checked]
         return [next(futures) if isinstance(one, InputSequence) else one for one in checked]
+
+    async def start_when_room(
+        self, served: Served, checked: Sequence[InputSequence | SeqLensError], urgency: Urgency
+    ) -> list[Started]:
+        """The same, but a full waiting room is waited for, as long as the deadline allows."""
+        good = [one for one in checked if isinstance(one, InputSequence)]
+        remaining = None if urgency.deadline is None else urgency.deadline - time.monotonic()
+        try:
+            async with asyncio.timeout(remaining):
+                await served.queue.room_for(good)
+        except TimeoutError:
+            late = DeadlinePassed("deadline passed before there was room to wait for the model")
+            return [late if isinstance(one, InputSequence) else one for one in checked]
+        return self.start(served, checked, urgency)
 
 
 async def outcomes(started: Sequence[Started]) -> list[Outcome]:

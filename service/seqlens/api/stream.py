@@ -7,10 +7,9 @@ sequences of one batch travel in one message.
 """
 
 import asyncio
-import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from seqlens.api.inference import Outcome, Started, outcome
 from seqlens.repository.loading import LoadedModel
@@ -27,7 +26,7 @@ class Pending:
     id: str
     model: LoadedModel | None  # None: its message named none that could be found
     started: Started
-    arrived: float = field(default_factory=time.perf_counter)
+    arrived: float  # seconds, time.perf_counter
 
     def done(self) -> bool:
         """Whether there is an answer or an error."""

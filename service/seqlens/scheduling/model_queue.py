@@ -53,6 +53,7 @@ class ModelQueue:
         self._unsettled: set[Job] = set()
         self._settled = asyncio.Event()  # nothing is unsettled
         self._settled.set()
+        self._one_settled = asyncio.Event()  # for those who wait for room
         self._refusal: Callable[[], SeqLensError] | None = None
 
     def submit(
@@ -90,6 +91,17 @@ class ModelQueue:
         if deadline is not None:
             self._watch_deadline(deadline)
         return [job.future for job in jobs]
+
+    async def room_for(self, sequences: Sequence[InputSequence]) -> None:
+        """Wait until ``submit_all`` has room for all of them, or takes no more at all.
+
+        Nothing is held back meanwhile: whoever submits first gets the room.
+        """
+        lengths = [one.length for one in sequences]
+        # A room that is full is not empty: what waits there is settled sooner or later.
+        while self._refusal is None and not self._board.has_room(self.work, lengths):
+            self._one_settled.clear()
+            await self._one_settled.wait()
 
     def state(self) -> QueueState:
         """What waits and runs now. May be called from any thread."""
@@ -149,6 +161,7 @@ class ModelQueue:
     def _done(self, job: Job, future: asyncio.Future[SequenceAnswer]) -> None:
         """Runs on the event loop once the future has a result, failed or was cancelled."""
         self._unsettled.discard(job)
+        self._one_settled.set()
         if not self._unsettled:
             self._settled.set()
         if future.cancelled():

@@ -88,8 +88,8 @@ class WaitingRoom(Generic[T]):
         entry = next(iter(self._entries.values()), None)
         return now - entry.waiting.enqueued_at if entry else 0.0
 
-    def check_room_for(self, lengths: Iterable[int]) -> None:
-        """Raise ``Overloaded`` unless sequences of these lengths may all come in.
+    def has_room_for(self, lengths: Iterable[int]) -> bool:
+        """Whether sequences of these lengths may all come in.
 
         Into an empty room anything may come in, else what is larger than the whole room would
         be refused for ever.
@@ -100,7 +100,11 @@ class WaitingRoom(Generic[T]):
             sequences <= self._settings.max_waiting_sequences
             and tokens <= self._settings.max_waiting_tokens
         )
-        if fits or not self._entries:
+        return fits or not self._entries
+
+    def check_room_for(self, lengths: Iterable[int]) -> None:
+        """Raise ``Overloaded`` unless sequences of these lengths may all come in."""
+        if self.has_room_for(lengths):
             return
         raise Overloaded(
             f"{len(self)} sequences with {self._tokens} tokens wait for this model already; "
