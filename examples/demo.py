@@ -235,6 +235,7 @@ def main() -> None:
     logits = {name: reference(name, [encode(text) for text in texts]) for name in ARCHITECTURES}
     expected = {model: logits[model.split("-")[0]] for model in models}
     console.print(answers_table(runs, asked))
+    console.print("models/README.md says what this shows, and what it does not.\n")
     console.print(service_table(runs, expected, exposition))
     console.print("some of the live metrics:")
     for line in metric_lines(
