@@ -82,3 +82,12 @@ def test_texts_go_to_the_one_input_of_token_ids() -> None:
     assert text_tensor(model(IDS, LENGTHS), np.array([1])).name == "ids"
     with pytest.raises(InvalidRequest, match=r"tensors: x FP32 \[-1, 3\]"):
         text_tensor(model(FEATURES), np.array([1]))
+
+
+def test_an_input_that_is_left_out_gets_its_default() -> None:
+    both = model(IDS, InputAnatomy("kinds", "INT32", (-1, -1), InputRole.SEQUENCE, 0, 1, default=1))
+    kinds = check_sequence(both, [tensor("", [4, 5])], LIMITS).inputs["kinds"]
+    assert (kinds.dtype, kinds.tolist()) == (np.int32, [1, 1])
+    given = [tensor("ids", [4, 5]), tensor("kinds", [0, 2])]
+    assert check_sequence(both, given, LIMITS).inputs["kinds"].tolist() == [0, 2]
+    assert text_tensor(both, np.array([1])).name == "ids"

@@ -234,3 +234,13 @@ def test_attention_maps_are_padded_along_both_time_axes() -> None:
     joined = join(model, answers, rows, ["w"])["w"]
     assert joined.shape == (2, 5, 3, 3)
     assert joined[1].sum() == 5 * 2 * 2
+
+
+def test_an_input_that_is_left_out_gets_its_default_at_every_real_position() -> None:
+    kinds = InputAnatomy("kinds", "INT64", (-1, -1), InputRole.SEQUENCE, 0, 1, 2, default=0)
+    model = anatomy(marks=(kinds, LENGTHS))
+    x, lengths = tensor("x", [[1, 2, 3], [4, 5, 0]]), tensor("lengths", [3, 2])
+    sequences, _ = split(model, [x, lengths], LengthLimits(10))
+    assert [one.inputs["kinds"].tolist() for one in sequences] == [[0, 0, 0], [0, 0]]
+    given, _ = split(model, [x, lengths, tensor("kinds", [[1, 1, 1], [0, 1, 7]])], LengthLimits(10))
+    assert [one.inputs["kinds"].tolist() for one in given] == [[1, 1, 1], [0, 1]]

@@ -189,7 +189,7 @@ def test_minilm_int8() -> None:
     assert engine.anatomy.precision == "int8"
     kinds = engine.anatomy.input("token_type_ids")
     assert kinds is not None
-    assert (kinds.role, kinds.vocabulary_size) == (InputRole.SEQUENCE, 2)
+    assert (kinds.role, kinds.vocabulary_size, kinds.default) == (InputRole.SEQUENCE, 2, 0)
 
 
 def assert_minilm(engine: Engine) -> None:

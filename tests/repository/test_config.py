@@ -1,5 +1,5 @@
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from tests.support.numpy_models import anatomy
 
 from seqlens.errors import ModelRejected
-from seqlens.graphs.anatomy import Architecture, InputRole
+from seqlens.graphs.anatomy import Architecture, InputAnatomy, InputRole
 from seqlens.repository.config import (
     ModelConfig,
     SchedulerConfig,
+    check_defaults,
     check_names,
     parse_config,
     read_config,
@@ -25,6 +26,7 @@ version_policy: {specific: [3, 1]}
 inputs:
   tokens: {role: sequence, batch_axis: 1, time_axis: 0, vocabulary_size: 10, shape: [-1, 4]}
   mask: {role: mask, mask_marks: padding}
+  kinds: {default: 1}
 outputs: {y: {role: per_step, time_axis: 0}}
 architecture: lstm
 max_length: 512
@@ -42,6 +44,7 @@ def test_everything_is_read() -> None:
     assert overrides.inputs["mask"].role is InputRole.MASK
     assert overrides.inputs["mask"].batch_axis is None
     assert overrides.inputs["tokens"].shape == (-1, 4)
+    assert overrides.inputs["kinds"].default == 1
     assert overrides.outputs["y"].time_axis == 0
     assert (overrides.architecture, overrides.max_length) == (Architecture.LSTM, 512)
     assert (config.tolerance, config.labels) == (0.001, ("no", "yes"))
@@ -113,6 +116,22 @@ def test_tensors_that_the_model_lacks_are_refused_with_the_likeliest() -> None:
     with pytest.raises(ModelRejected, match=r"'token'.*did you mean 'tokens'.*tokens, lengths"):
         check_names(config, anatomy())
     check_names(parse_config(b"outputs: {y: {role: other}}", "model.yaml"), anatomy())
+
+
+@pytest.mark.parametrize(
+    ("role", "part"),
+    [
+        (InputRole.LENGTHS, "its role is lengths"),
+        (InputRole.SEQUENCE, "every sequence input has a default"),
+    ],
+)
+def test_a_default_must_leave_a_sequence_to_give(role: InputRole, part: str) -> None:
+    one = InputAnatomy("ids", "INT64", (-1, -1), role, 0, 1, default=0)
+    with pytest.raises(ModelRejected, match=part):
+        check_defaults(replace(anatomy(), inputs=(one,)))
+    main = InputAnatomy("main", "INT64", (-1, -1), InputRole.SEQUENCE, 0, 1)
+    beside = replace(one, role=InputRole.SEQUENCE)
+    check_defaults(replace(anatomy(), inputs=(main, beside)))
 
 
 @given(versions=st.sets(st.integers(1, 99), max_size=8), latest=st.integers(1, 5))

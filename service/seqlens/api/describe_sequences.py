@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from seqlens.api.validation import optional
 from seqlens.graphs.anatomy import InputAnatomy, OutputAnatomy
 from seqlens.repository.loading import LoadedModel
 from seqlens.repository.verify import Proof
@@ -80,7 +81,7 @@ def _input(spec: InputAnatomy) -> pb.InputAnatomy:
         time_axis=spec.time_axis,
         vocabulary_size=spec.vocabulary_size,
         mask_marks=spec.mask_marks,
-        made_by_server=spec.made_by_server,
+        made_by_server=optional(spec),
         added_by_server=spec.added_by_server,
         state_output=spec.state_output,
     )

@@ -12,6 +12,7 @@ from seqlens.api.validation import (
     describe_sequence,
     optional,
     refuse_values,
+    with_defaults,
     wrong_values,
 )
 from seqlens.errors import InvalidRequest
@@ -36,7 +37,7 @@ def check_sequence(
     for name, array in arrays.items():
         spec = input_named(anatomy, name)
         refuse_values(spec, array, wrong_values(spec, array))
-    return InputSequence(arrays, length)
+    return InputSequence(with_defaults(anatomy, arrays, length), length)
 
 
 def _named(anatomy: ModelAnatomy, tensor: NamedTensor) -> NamedTensor:
@@ -65,7 +66,7 @@ def _checked(anatomy: ModelAnatomy, tensor: NamedTensor) -> Array:
 
 
 def _length(anatomy: ModelAnatomy, arrays: Mapping[str, Array], limits: LengthLimits) -> int:
-    timed = [s for s in anatomy.sequence_inputs if s.time_axis is not None]
+    timed = [s for s in anatomy.sequence_inputs if s.time_axis is not None and s.name in arrays]
     lengths = {spec.name: len(arrays[spec.name]) for spec in timed}
     if not lengths:
         return 0

@@ -12,6 +12,7 @@ from seqlens.api.validation import (
     check_tensor,
     refuse_values,
     show_shape,
+    with_defaults,
     wrong_values,
 )
 from seqlens.errors import BackendFailed, InvalidRequest
@@ -102,7 +103,9 @@ def _checked_lengths(
     anatomy: ModelAnatomy, arrays: Mapping[str, Array], rows: int, time: int, limits: LengthLimits
 ) -> Lengths:
     lengths = row_lengths(anatomy, arrays, rows, time)
-    name = next(s.name for s in anatomy.sequence_inputs if s.time_axis is not None)
+    name = next(
+        s.name for s in anatomy.sequence_inputs if s.time_axis is not None and s.name in arrays
+    )
     for row in {int(lengths.argmax()), int(lengths.argmin())}:
         check_length(f"inputs.{name}[{row}]", int(lengths[row]), limits)
     return lengths
@@ -148,7 +151,7 @@ def _row(
         padded = time is not None and _has_padding(spec, array, time)
         one = _one_row(spec, array, row)
         cut[spec.name] = one[:length] if padded else one
-    return InputSequence(cut, length)
+    return InputSequence(with_defaults(anatomy, cut, length), length)
 
 
 def _one_row(spec: InputAnatomy, array: Array, row: int) -> Array:

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqlens.api.requests import LengthLimits, NamedTensor
+from seqlens.datatypes import NUMPY_TYPES
 from seqlens.errors import InvalidRequest, SequenceTooLong
 from seqlens.graphs.anatomy import InputAnatomy, InputRole, ModelAnatomy
-from seqlens.sequences import Array
+from seqlens.sequences import Array, Tensors
 
 
 def check_names(anatomy: ModelAnatomy, names: Sequence[str]) -> None:
@@ -47,9 +48,20 @@ def _expected_names(anatomy: ModelAnatomy) -> str:
 
 
 def optional(spec: InputAnatomy) -> bool:
-    """Whether callers may leave the input out: it is made by the server or a state from zero."""
+    """Whether callers may leave the input out: made by the server, a state, or with a default."""
     sizes = [size for axis, size in enumerate(spec.shape) if axis != spec.batch_axis]
-    return spec.made_by_server or (spec.role is InputRole.STATE and min(sizes, default=1) >= 0)
+    from_zero = spec.role is InputRole.STATE and min(sizes, default=1) >= 0
+    return spec.made_by_server or spec.default is not None or from_zero
+
+
+def with_defaults(anatomy: ModelAnatomy, inputs: Tensors, length: int) -> Tensors:
+    """The inputs of one sequence, with those of its left out ones that have a default."""
+    left_out = {
+        spec.name: np.full((length, *sequence_shape(spec)[1:]), default, NUMPY_TYPES[spec.datatype])
+        for spec in anatomy.sequence_inputs
+        if (default := spec.default) is not None and spec.name not in inputs
+    }
+    return {**inputs, **left_out} if left_out else inputs
 
 
 def check_outputs(anatomy: ModelAnatomy, names: Sequence[str]) -> tuple[str, ...]:

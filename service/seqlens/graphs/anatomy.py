@@ -58,6 +58,7 @@ class InputAnatomy:
     added_by_server: bool = False  # not in the exported file: the server wired it in
     state_output: str | None = None  # STATE only: the output that continues it
     trial_value: int | None = None  # OTHER only: a value that runs, for trials (a sample rate)
+    default: int | None = None  # SEQUENCE only: stands at every position where it is left out
 
     @property
     def made_by_server(self) -> bool:
@@ -182,6 +183,7 @@ class InputOverride:
     time_axis: int | None = None
     vocabulary_size: int | None = None
     mask_marks: Literal["real", "padding"] | None = None
+    default: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

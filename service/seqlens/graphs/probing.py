@@ -27,7 +27,14 @@ from seqlens.graphs.frozen import name_fixed_axes
 from seqlens.graphs.layouts import Axis, InputLayout
 from seqlens.graphs.limits import find_max_length, limit_findings
 from seqlens.graphs.reading import GraphReading
-from seqlens.graphs.roles import Found, View, find_roles, main_input, sounds_like_positions
+from seqlens.graphs.roles import (
+    Found,
+    View,
+    find_roles,
+    main_input,
+    sounds_like_positions,
+    sounds_like_segments,
+)
 
 __all__ = ["Run", "find_anatomy"]
 
@@ -98,6 +105,7 @@ def _input(
         mask_marks=found.marks if found.role is InputRole.MASK else None,
         state_output=states.get(entry.name),
         trial_value=_trial_value(view, entry) if found.role is InputRole.OTHER else None,
+        default=_default(view, entry, found),
     )
     return _overridden(anatomy, overrides.inputs.get(entry.name))
 
@@ -107,6 +115,12 @@ def _trial_value(view: View, entry: InputLayout) -> int | None:
     if entry.fill == "longest":
         return max(view.probed.sizes.values(), default=1)
     return entry.fill if isinstance(entry.fill, int) else None
+
+
+def _default(view: View, entry: InputLayout, found: Found) -> int | None:
+    """Segment 0 for all positions, where an input beside the main one tells segments."""
+    beside = found.role is InputRole.SEQUENCE and entry.name != view.main.name
+    return 0 if beside and entry.is_integer and sounds_like_segments(entry) else None
 
 
 def _output(view: View, name: str, states: set[str], overrides: AnatomyOverrides) -> OutputAnatomy:
@@ -146,7 +160,7 @@ def _overridden(anatomy: _Anatomy, stated: InputOverride | OutputOverride | None
     """What the user states replaces what was found."""
     if stated is None:
         return anatomy
-    names = ["role", "batch_axis", "vocabulary_size", "mask_marks"]
+    names = ["role", "batch_axis", "vocabulary_size", "mask_marks", "default"]
     names += ["time_axis"] if isinstance(stated, InputOverride) else []
     given = {n: v for n in names if (v := getattr(stated, n, None)) is not None}
     return replace(anatomy, **given)

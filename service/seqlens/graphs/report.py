@@ -87,6 +87,8 @@ def _input_notes(one: InputAnatomy) -> Iterator[str]:
         yield f"continued by {one.state_output}"
     if one.trial_value is not None:
         yield f"tried with {one.trial_value}"
+    if one.default is not None:
+        yield f"{one.default} if left out"
     if one.added_by_server:
         yield "wired in by the server"
     elif one.made_by_server:

@@ -144,3 +144,12 @@ def main_input(probed: Probed, overrides: AnatomyOverrides) -> InputLayout:
 def sounds_like_positions(entry: InputLayout) -> bool:
     """Whether the name says that an input numbers the positions: nothing else tells it from ids."""
     return "position" in entry.name.lower()
+
+
+def sounds_like_segments(entry: InputLayout) -> bool:
+    """Whether the name says that an input tells which segment of a text a position belongs to.
+
+    Callers of Transformers expect to leave it out; a table of two rows may mean anything else.
+    """
+    name = entry.name.lower()
+    return "segment" in name or "type_id" in name

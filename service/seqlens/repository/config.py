@@ -39,6 +39,7 @@ class InputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     time_axis: Axis | None = None
     vocabulary_size: Positive | None = None
     mask_marks: Literal["real", "padding"] | None = None
+    default: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 class OutputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -211,6 +212,21 @@ def check_names(config: ModelConfig, anatomy: ModelAnatomy) -> None:
                     f"model.yaml: {kind} names {name!r}, which the model does not have"
                     f"{_meant(name, there)}; known: {known}"
                 )
+
+
+def check_defaults(anatomy: ModelAnatomy) -> None:
+    """Raise ``ModelRejected`` where a default has no meaning or leaves no sequence to give."""
+    for one in anatomy.inputs:
+        if one.default is not None and one.role is not InputRole.SEQUENCE:
+            raise ModelRejected(
+                f"model.yaml: input {one.name!r} has a default, but its role is {one.role.value}; "
+                "expected a sequence"
+            )
+    if anatomy.sequence_inputs and all(i.default is not None for i in anatomy.sequence_inputs):
+        raise ModelRejected(
+            "model.yaml: every sequence input has a default; expected one without, which tells "
+            "how long a sequence is"
+        )
 
 
 def _explained(message: str) -> str:

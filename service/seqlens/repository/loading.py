@@ -14,7 +14,7 @@ from seqlens.errors import ModelRejected
 from seqlens.graphs.anatomy import ModelAnatomy
 from seqlens.metrics.observer import LoadReport, ModelLabels
 from seqlens.repository.cache import ProofCache, Remembered
-from seqlens.repository.config import ModelConfig, check_names
+from seqlens.repository.config import ModelConfig, check_defaults, check_names
 from seqlens.repository.content import graph_content, proof_key, whole_content
 from seqlens.repository.folder import FoundModel
 from seqlens.repository.measure import LengthLimit, length_limit, measure
@@ -102,6 +102,7 @@ class Loader:
             engine = backend.load(path, self._options(config, kept))
         try:
             check_names(config, engine.anatomy)
+            check_defaults(engine.anatomy)
             load_exported = self._exported_loader(backend, path, config, engine.anatomy)
             found = self._find(engine, config, kept, load_exported, phases)
         except BaseException:
