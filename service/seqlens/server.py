@@ -57,7 +57,7 @@ class Server:
         self._repository = Repository(settings, observer, self._serve, self._serve_no_more)
         self._models = ServedModels(self._repository, observer)
         self._ready = False
-        inference = Inference(self._models)
+        inference = Inference(self._models, settings.limits)
         calls = self._calls = Calls(observer, statistics)
         self._grpc = GrpcServer(
             settings,

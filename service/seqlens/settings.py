@@ -68,6 +68,8 @@ class LimitSettings:
         Longest sequence taken, in tokens, where the model itself sets no lower limit.
     max_message_bytes
         Largest gRPC message taken, in bytes.
+    max_message_sequences
+        Most sequences in one message, or rows in one tensor.
     max_concurrent_rpcs
         Calls in progress before gRPC itself refuses more: a high backstop, not a scheduler.
     max_stream_window
@@ -76,11 +78,13 @@ class LimitSettings:
 
     max_sequence_length: int = 4_096
     max_message_bytes: int = 67_108_864
+    max_message_sequences: int = 4_096
     max_concurrent_rpcs: int = 16_384
     max_stream_window: int = 4_096
 
     def __post_init__(self) -> None:
-        _check(self, "max_sequence_length max_concurrent_rpcs max_stream_window", least=1)
+        _check(self, "max_sequence_length max_message_sequences", least=1)
+        _check(self, "max_concurrent_rpcs max_stream_window", least=1)
         # gRPC counts in 32 bits.
         _check(self, "max_message_bytes", least=1, most=2**31 - 1)
 

@@ -47,6 +47,15 @@ hidden_table (int64[batch, time] ids) => (float[batch, time] picked) {
 """
 
 
+# No time axis: requests run as they come.
+DENSE = """
+<ir_version: 8, opset_import: ["" : 17]>
+dense (float[batch, 3] x) => (float[batch, 3] y) {
+  y = Add(x, x)
+}
+"""
+
+
 @pytest.fixture(scope="module")
 def bad_target(
     repository: Path,
@@ -56,13 +65,15 @@ def bad_target(
     """A server of an example model, of one with a mask and no tokenizer, and of one that fails."""
     folder = tmp_path_factory.mktemp("bad-input")
     (folder / "lstm-onnx").symlink_to(repository / "lstm-onnx")
-    for name, text in {"masked-mean": MASKED_MEAN, "hidden-table": HIDDEN_TABLE}.items():
+    models = {"masked-mean": MASKED_MEAN, "hidden-table": HIDDEN_TABLE, "dense": DENSE}
+    for name, text in models.items():
         version = folder / name / "1"
         version.mkdir(parents=True)
         onnx.save(onnx.parser.parse_model(text), version / "model.onnx")
     stated = "inputs: {mask: {role: mask, mask_marks: real}}\n"
     (folder / "masked-mean" / "model.yaml").write_text(stated)
-    options = ["--limits.max-sequence-length", "50", "--limits.max-message-bytes", "100000"]
+    limits = {"sequence-length": 50, "message-bytes": 100_000, "message-sequences": 500}
+    options = [f"--limits.max-{name}={value}" for name, value in limits.items()]
     address: str = serve_for_module(folder, *options).grpc
     return address
 
@@ -182,6 +193,24 @@ CASES = {
     "unknown output": (
         with_output("logit"), INVALID, "outputs.logit", "did you mean 'logits'", "'logits'"
     ),
+    "name without end": (
+        request(**{"t" * 2000: [[2]]}), INVALID, "inputs", "2000 characters", "at most 1000"
+    ),
+    "output name without end": (
+        with_output("l" * 2000), INVALID, "outputs", "2000 characters", "at most 1000"
+    ),
+    "too many rows": (
+        request(tokens=[[2]] * 501), INVALID, "inputs.tokens", "501 sequences", "at most 500"
+    ),
+    "datatype of a model without time axis": (
+        request("dense", x=[[1, 2, 3]]), INVALID, "inputs.x.datatype", "INT64", "FP32"
+    ),
+    "shape of a model without time axis": (
+        request("dense", x=np.ones((2, 4), np.float32)), INVALID, "inputs.x.shape", "[2, 4]", "3"
+    ),
+    "rank of a model without time axis": (
+        request("dense", x=np.ones(3, np.float32)), INVALID, "inputs.x.shape", "rank 1", "rank 2"
+    ),
     "raw and typed mixed": (mixed(), INVALID, "inputs.tokens.contents", "typed", "one form"),
 }  # fmt: skip
 
@@ -261,3 +290,53 @@ def test_a_batch_that_cannot_be_read_fails_as_a_whole(channel: grpc.Channel) -> 
         SequenceServiceStub(channel).ProcessBatch(message)
     assert caught.value.code() is INVALID
     assert from_metadata(caught.value.trailing_metadata()).field == "inputs.tokens"
+
+
+@pytest.mark.parametrize(
+    ("sequences", "got"),
+    [
+        (sequences_pb2.Sequences(texts=[""] * 501), "501 sequences"),
+        (
+            sequences_pb2.Sequences(
+                inputs=[
+                    sequences_pb2.RaggedTensor(
+                        name="tokens", datatype="INT64", rows=501, rank=1, shapes=[0] * 501
+                    )
+                ]
+            ),
+            "501 sequences",
+        ),
+        (
+            sequences_pb2.Sequences(inputs=[pack("t" * 2000, "INT64", [np.array([2])])]),
+            "a name of 2000 characters",
+        ),
+    ],
+)
+def test_a_message_may_not_ask_for_too_much(
+    sequences: sequences_pb2.Sequences, got: str, channel: grpc.Channel
+) -> None:
+    """A few bytes each, but a minute of the event loop if they are many or long enough."""
+    message = sequences_pb2.ProcessBatchRequest(model_name="lstm-onnx", sequences=sequences)
+    with pytest.raises(grpc.RpcError) as caught:
+        SequenceServiceStub(channel).ProcessBatch(message)
+    assert caught.value.code() is INVALID
+    assert from_metadata(caught.value.trailing_metadata()).got == got
+
+
+def test_too_many_ids_end_their_stream(channel: grpc.Channel) -> None:
+    messages = [
+        sequences_pb2.ProcessStreamRequest(options={"model_name": "lstm-onnx"}),
+        sequences_pb2.ProcessStreamRequest(sequences={"ids": ["a"] * 501}),
+    ]
+    with pytest.raises(grpc.RpcError) as caught:
+        list(SequenceServiceStub(channel).ProcessStream(iter(messages)))
+    assert caught.value.code() is INVALID
+    assert from_metadata(caught.value.trailing_metadata()).field == "sequences.ids"
+
+
+def test_a_model_without_time_axis_answers_each_of_a_batch(channel: grpc.Channel) -> None:
+    message = sequences_pb2.ProcessBatchRequest(model_name="dense")
+    rows = [np.array(row, np.float32) for row in ([1, 2, 3], [4, 5, 6])]
+    message.sequences.inputs.append(pack("", "FP32", rows))
+    answers = SequenceServiceStub(channel).ProcessBatch(message).answers
+    assert [row.tolist() for row in unpack(answers.outputs[0])] == [[2, 4, 6], [8, 10, 12]]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 
+from seqlens.api.message_bounds import check_tensor_names
 from seqlens.api.requests import InferRequest, InferResponse, NamedTensor, Urgency
 from seqlens.errors import InvalidRequest, NotOffered
 from seqlens.sequences import Array
@@ -29,6 +30,8 @@ def read_infer_request(message: ModelInferRequest, time_remaining: float | None)
     caller's own deadline, in seconds. Raises ``InvalidRequest``, and ``NotOffered`` for
     parameters of extensions that this server does not have.
     """
+    check_tensor_names("inputs", (tensor.name for tensor in message.inputs))
+    check_tensor_names("outputs", (output.name for output in message.outputs))
     _refuse(message.parameters, _REFUSED_OF_REQUESTS, "parameters")
     for output in message.outputs:
         _refuse(output.parameters, _REFUSED_OF_OUTPUTS, f"outputs.{output.name}.parameters")

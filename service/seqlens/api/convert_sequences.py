@@ -6,17 +6,25 @@ import numpy as np
 
 from seqlens.api.convert import invalid
 from seqlens.api.inference import Outcome
+from seqlens.api.message_bounds import check_count, check_tensor_names
 from seqlens.api.requests import NamedTensor, SequenceRequest
 from seqlens.errors import InvalidRequest, Overloaded, SeqLensError
-from seqlens.graphs.anatomy import OutputAnatomy
+from seqlens.repository.loading import LoadedModel
+from seqlens.scheduling.strategy import Strategy
 from seqlens.sequences import Array, SequenceAnswer
 from seqlens_wire.pb.sequences_pb2 import Answers, SequenceError, SequenceResult, Sequences
 from seqlens_wire.ragged import pack, unpack
 from seqlens_wire.tensors import TensorError
 
 
-def read_sequences(message: Sequences) -> list[SequenceRequest]:
-    """One plain request for each sequence of a message. Raises ``InvalidRequest``."""
+def read_sequences(message: Sequences, most: int) -> list[SequenceRequest]:
+    """One plain request for each of at most ``most`` sequences of a message.
+
+    Raises ``InvalidRequest``.
+    """
+    check_tensor_names("inputs", (tensor.name for tensor in message.inputs))
+    count = max([len(message.texts), *(tensor.rows for tensor in message.inputs)])
+    check_count("sequences", count, most)
     if message.texts and message.inputs:
         raise InvalidRequest("sequences", got="texts and inputs", expected="one of them")
     if message.texts:
@@ -50,19 +58,27 @@ def _requests(columns: Mapping[str, tuple[str, list[Array]]]) -> list[SequenceRe
 
 
 def write_answers(
-    outputs: Sequence[OutputAnatomy], outcomes: Sequence[Outcome], names: Sequence[str]
+    model: LoadedModel | None, outcomes: Sequence[Outcome], names: Sequence[str]
 ) -> Answers:
     """Message with a result for each sequence and the outputs of those without an error.
 
-    ``names`` are the outputs that were asked for.
+    ``model`` is None where none could be found, ``names`` are the outputs that were asked for.
     """
     answers = [one for one in outcomes if isinstance(one, SequenceAnswer)]
     message = Answers(results=[_write_result(one) for one in outcomes])
-    for spec in outputs if answers else ():
+    if model is None or not answers:
+        return message
+    whole = model.decision.strategy is Strategy.WHOLE  # each ran as a batch of one
+    for spec in model.anatomy.outputs:
         if spec.name in names:
-            arrays = [np.asarray(answer.outputs[spec.name]) for answer in answers]
+            axis = spec.batch_axis if whole else None
+            arrays = [_one_row(answer.outputs[spec.name], axis) for answer in answers]
             message.outputs.append(pack(spec.name, spec.datatype, arrays))
     return message
+
+
+def _one_row(array: Array, batch_axis: int | None) -> Array:
+    return np.asarray(array) if batch_axis is None else np.take(array, 0, batch_axis)
 
 
 def _write_result(outcome: Outcome) -> SequenceResult:

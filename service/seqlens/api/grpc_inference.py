@@ -8,7 +8,7 @@ from seqlens.api.calls import Calls
 from seqlens.api.convert import read_infer_request, write_infer_response
 from seqlens.api.describe_models import model_config, model_metadata, model_statistics
 from seqlens.api.grpc_errors import Context, unary, why_left
-from seqlens.api.inference import Inference
+from seqlens.api.inference import Inference, off_loop_if_large
 from seqlens.api.served import ServedModels
 from seqlens.api.statistics import Statistics
 from seqlens.errors import NotOffered
@@ -122,7 +122,8 @@ class GrpcInferenceService:
         """Answer whole tensors."""
         with self._calls.watch("grpc", "infer", lambda: why_left(context)) as call:
             with call.decoding():
-                plain = read_infer_request(request, context.time_remaining())
+                size, remaining = request.ByteSize(), context.time_remaining()
+                plain = await off_loop_if_large(size, read_infer_request, request, remaining)
             response = await self._inference.infer(plain, call)
             with call.encoding():
                 return write_infer_response(response)

@@ -10,8 +10,9 @@ from seqlens.api.convert_sequences import read_sequences, write_answers
 from seqlens.api.describe_sequences import describe_model
 from seqlens.api.failures import answerable
 from seqlens.api.grpc_errors import Context, streaming, unary, why_left
-from seqlens.api.inference import Inference, Outcome, outcomes
-from seqlens.api.requests import Urgency
+from seqlens.api.inference import Inference, Outcome, off_loop_if_large, outcomes
+from seqlens.api.message_bounds import check_count, check_tensor_names
+from seqlens.api.requests import SequenceRequest, Urgency
 from seqlens.api.served import DRAINING, ServedModels
 from seqlens.api.stream import Group, Pending, SequenceStream
 from seqlens.api.validation import check_outputs
@@ -43,9 +44,10 @@ class GrpcSequenceService:
         with self._calls.watch("grpc", "batch", lambda: why_left(context)) as call:
             served = self._models.find(request.model_name, request.model_version)
             model, call.labels = served.model, served.model.metric_labels
+            check_tensor_names("output_names", request.output_names)
             names = check_outputs(model.anatomy, request.output_names)
             with call.decoding():
-                plain = read_sequences(request.sequences)
+                plain = await self._plain(request.sequences)
             urgency = Urgency(deadline_in(context.time_remaining()), request.priority)
             checked = await self._inference.check(model, plain)
             results = await outcomes(self._inference.start(served, checked, urgency))
@@ -55,7 +57,7 @@ class GrpcSequenceService:
                     model_name=model.name,
                     model_version=model.version,
                     id=request.id,
-                    answers=write_answers(model.anatomy.outputs, results, names),
+                    answers=write_answers(model, results, names),
                 )
 
     @streaming
@@ -66,6 +68,7 @@ class GrpcSequenceService:
         with self._calls.running():
             options = await _read_options(requests)
             served = self._models.find(options.model_name, options.model_version)
+            check_tensor_names("options.output_names", options.output_names)
             names = check_outputs(served.model.anatomy, options.output_names)
             stream = SequenceStream(self._window(options), options.keep_order)
             reading = self._read_until_drained(requests, options, stream, context)
@@ -131,13 +134,15 @@ class GrpcSequenceService:
         """
         arrived = time.perf_counter()
         ids: Sequence[str] = message.sequences.ids
+        # Too many to be told anything each: this ends the stream.
+        check_count("sequences.ids", len(ids), self._limits.max_message_sequences)
         try:
             if message.WhichOneof("message") != "sequences":
                 raise InvalidRequest(
                     "message", got=message.WhichOneof("message") or "nothing", expected="sequences"
                 )
             served = self._models.find(options.model_name, options.model_version)
-            plain = read_sequences(message.sequences.sequences)
+            plain = await self._plain(message.sequences.sequences)
             if len(ids) != len(plain):
                 raise InvalidRequest(
                     "sequences.ids",
@@ -155,14 +160,17 @@ class GrpcSequenceService:
             for one, future in zip(ids, started, strict=True)
         ]
 
+    async def _plain(self, sequences: pb.Sequences) -> list[SequenceRequest]:
+        most = self._limits.max_message_sequences
+        return await off_loop_if_large(sequences.ByteSize(), read_sequences, sequences, most)
+
     def _respond(self, group: Group, names: Sequence[str]) -> pb.ProcessStreamResponse:
         results = [result for _, result in group.members]
         for pending, result in group.members:
             code = result.grpc_code if isinstance(result, SeqLensError) else "OK"
             self._report(pending, code, result)
         response = pb.ProcessStreamResponse(ids=[pending.id for pending, _ in group.members])
-        outputs = () if group.model is None else group.model.anatomy.outputs
-        response.answers.CopyFrom(write_answers(outputs, results, names))
+        response.answers.CopyFrom(write_answers(group.model, results, names))
         if group.model is not None:
             response.model_version = group.model.version
         return response

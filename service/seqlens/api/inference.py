@@ -5,8 +5,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
+import numpy as np
+
 from seqlens.api.calls import Call
 from seqlens.api.failures import answerable
+from seqlens.api.message_bounds import check_count
 from seqlens.api.ragged import check_sequence, text_tensor
 from seqlens.api.requests import (
     InferRequest,
@@ -17,13 +20,15 @@ from seqlens.api.requests import (
     SequenceRequest,
     Urgency,
 )
-from seqlens.api.rows import join, split
+from seqlens.api.rows import input_named, join, split
 from seqlens.api.served import Served, ServedModels
-from seqlens.api.validation import check_names, check_outputs
+from seqlens.api.validation import check_names, check_outputs, check_tensor
 from seqlens.errors import DeadlinePassed, InvalidRequest, SeqLensError
+from seqlens.graphs.anatomy import ModelAnatomy
 from seqlens.repository.loading import LoadedModel
 from seqlens.scheduling.strategy import Strategy
 from seqlens.sequences import Array, InputSequence, SequenceAnswer, array_bytes
+from seqlens.settings import LimitSettings
 
 Outcome = SequenceAnswer | SeqLensError
 Started = asyncio.Future[SequenceAnswer] | SeqLensError
@@ -41,8 +46,8 @@ class Inference:
     Used on the event loop only.
     """
 
-    def __init__(self, models: ServedModels) -> None:
-        self._models = models
+    def __init__(self, models: ServedModels, limits: LimitSettings) -> None:
+        self._models, self._limits = models, limits
 
     async def infer(self, request: InferRequest, call: Call) -> InferResponse:
         """Answer whole tensors, in the caller's order and shape.
@@ -53,13 +58,14 @@ class Inference:
         served = self._models.find(request.model, request.version)
         model, call.labels = served.model, served.model.metric_labels
         names = check_outputs(model.anatomy, request.outputs)
+        self._check_row_count(model.anatomy, request.inputs)
         size = sum(tensor.array.nbytes for tensor in request.inputs)
-        sequences, rows = await _off_loop_if_large(size, _take_apart, model, request.inputs)
+        sequences, rows = await off_loop_if_large(size, _take_apart, model, request.inputs)
         call.longest = None if rows.time is None else max(rows.lengths)
         answers = await _all_or_none(_submit(served, sequences, request.urgency))
         call.answered(answers)
         size = sum(array_bytes(answer.outputs) for answer in answers)
-        arrays = await _off_loop_if_large(size, _put_together, model, answers, rows, names)
+        arrays = await off_loop_if_large(size, _put_together, model, answers, rows, names)
         outputs = [s for s in model.anatomy.outputs if s.name in names]
         return InferResponse(
             model.name,
@@ -84,7 +90,8 @@ class Inference:
                 inputs = request.inputs
                 if request.text is not None:
                     inputs = (text_tensor(model.anatomy, next(ids)),)
-                checked.append(check_sequence(model.anatomy, inputs, length_limits(model)))
+                sequence = check_sequence(model.anatomy, inputs, length_limits(model))
+                checked.append(_as_it_runs(model, sequence))
             except SeqLensError as error:
                 checked.append(error)
         return checked
@@ -116,6 +123,14 @@ class Inference:
             late = DeadlinePassed("deadline passed before there was room to wait for the model")
             return [late if isinstance(one, InputSequence) else one for one in checked]
         return self.start(served, checked, urgency)
+
+    def _check_row_count(self, anatomy: ModelAnatomy, tensors: Sequence[NamedTensor]) -> None:
+        for tensor in tensors:
+            spec = anatomy.input(tensor.name)
+            shape = tensor.array.shape
+            if spec and spec.batch_axis is not None and spec.batch_axis < len(shape):
+                rows = shape[spec.batch_axis]
+                check_count(f"inputs.{spec.name}", rows, self._limits.max_message_sequences)
 
 
 async def outcomes(started: Sequence[Started]) -> list[Outcome]:
@@ -149,8 +164,21 @@ def _take_apart(
     if model.decision.strategy is not Strategy.WHOLE:
         return split(model.anatomy, tensors, length_limits(model))
     check_names(model.anatomy, [tensor.name for tensor in tensors])
+    for tensor in tensors:
+        check_tensor(input_named(model.anatomy, tensor.name), tensor)
     arrays = {tensor.name: tensor.array for tensor in tensors}
     return [InputSequence(arrays, 0)], Rows(time=None, lengths=(0,))
+
+
+def _as_it_runs(model: LoadedModel, sequence: InputSequence) -> InputSequence:
+    """A model that runs requests as they come gets a batch of one."""
+    if model.decision.strategy is not Strategy.WHOLE:
+        return sequence
+    arrays = dict(sequence.inputs)
+    for name, array in arrays.items():
+        axis = input_named(model.anatomy, name).batch_axis
+        arrays[name] = array if axis is None else np.expand_dims(array, axis)
+    return InputSequence(arrays, sequence.length)
 
 
 def _put_together(
@@ -197,9 +225,10 @@ async def _encode(model: LoadedModel, texts: Sequence[str]) -> Sequence[Array]:
     return await asyncio.to_thread(model.tokenizer.encode, texts)
 
 
-async def _off_loop_if_large(
+async def off_loop_if_large(
     size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
 ) -> T:
+    """Call a function on ``size`` bytes: in a thread if they are many, else at once."""
     if size > LARGE_BYTES:
         return await asyncio.to_thread(function, *args, **kwargs)
     return function(*args, **kwargs)
