@@ -34,6 +34,19 @@ class Recurrent(nn.Module):
         return self.head(y[torch.arange(tokens.size(0)), lengths - 1])
 
 
+class Continued(nn.Module):
+    """An LSTM that starts from the states that it is given and returns the last ones."""
+
+    def __init__(self, bidirectional: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
+        self.layers = nn.LSTM(WIDTH, HIDDEN, 2, batch_first=True, bidirectional=bidirectional)
+
+    def forward(self, tokens: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y, last = self.layers(self.embedding(tokens), (h, c))
+        return y, last[0], last[1]
+
+
 class TimeMajor(nn.Module):
     """Time-major, every step answered, and a nested result (y, (h, c))."""
 

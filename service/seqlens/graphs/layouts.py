@@ -14,7 +14,7 @@ import numpy as np
 
 from seqlens.datatypes import NUMPY_TYPES
 from seqlens.graphs.anatomy import AnatomyOverrides, InputOverride
-from seqlens.graphs.reading import GraphReading, TensorReading
+from seqlens.graphs.reading import FIRST_AXIS, SECOND_AXIS, GraphReading, TensorReading
 from seqlens.sequences import Array, Tensors
 
 Axis = int | str
@@ -159,22 +159,26 @@ def _unknown_shapes(
     reading: GraphReading, tensor: TensorReading
 ) -> Iterator[tuple[str, tuple[int | str, ...]]]:
     """What an input can be when the file tells nothing of it."""
+    a, b = FIRST_AXIS, SECOND_AXIS
     if "len" in tensor.name.lower():  # lengths [batch] may broadcast, and so run, as [batch, time]
-        yield "INT64", ("a",)
-    yield "INT64", ("a", "b")
+        yield "INT64", (a,)
+    yield "INT64", (a, b)
+    if not (reading.recurrent_layers or reading.attention_sites):
+        # Dense layers alone take [batch, time, size] too, but no position meets another.
+        yield from (("FP32", (a, size)) for size in reading.feature_sizes)
     for size in reading.feature_sizes:
-        yield "FP32", ("a", "b", size)
-    yield "INT64", ("a",)
-    yield "INT64", ("b",)
-    yield "BOOL", ("a", "b")
-    yield "FP32", ("a", "b")
+        yield "FP32", (a, b, size)
+    yield "INT64", (a,)
+    yield "INT64", (b,)
+    yield "BOOL", (a, b)
+    yield "FP32", (a, b)
     for layer in reading.recurrent_layers:
         if layer.hidden_size is not None:
             stacked = layer.layers * (2 if layer.direction == "bidirectional" else 1)
-            yield "FP32", (stacked, "a", layer.hidden_size)
-            yield "FP32", (stacked, "b", layer.hidden_size)
+            yield "FP32", (stacked, a, layer.hidden_size)
+            yield "FP32", (stacked, b, layer.hidden_size)
     for size in reading.feature_sizes:
-        yield "FP32", ("a", size)
+        yield "FP32", (a, size)
     yield "INT64", ()
 
 

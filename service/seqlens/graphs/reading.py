@@ -8,6 +8,10 @@ from dataclasses import dataclass
 
 from seqlens.graphs.anatomy import AttentionSite, ParameterGroup, RecurrentLayer
 
+# The first two axes of a sequence of which the file tells nothing: batch and time, or time and
+# batch. Axes of these names in other inputs have the same sizes.
+FIRST_AXIS, SECOND_AXIS = "a", "b"
+
 
 @dataclass(frozen=True, slots=True)
 class TensorReading:

@@ -20,7 +20,13 @@ from seqlens.graphs.torchscript_operators import (
     VIEWS,
 )
 from seqlens.graphs.torchscript_parameters import parameter_groups, precision, table_sizes
-from seqlens.graphs.torchscript_recurrence import CELLS, LAYERS, recurrent_layers, unrolled_steps
+from seqlens.graphs.torchscript_recurrence import (
+    CELLS,
+    LAYERS,
+    recurrent_layers,
+    state_shapes,
+    unrolled_steps,
+)
 from seqlens.graphs.torchscript_state import kept_attributes
 
 DATATYPES: dict[torch.dtype, str] = {
@@ -90,7 +96,8 @@ def _read_input(flow: Flow, argument: Any, lookups: dict[int, list[str]]) -> Ten
     ]
     vocabulary = min(rows, default=None)
     datatype = "INT64" if rows else _datatype(flow, value)
-    return TensorReading(argument.name, datatype, None, vocabulary_size=vocabulary)
+    shape = state_shapes(flow).get(argument.name)
+    return TensorReading(argument.name, datatype, shape, vocabulary_size=vocabulary)
 
 
 def _ids(flow: Flow, lookup: Operation) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Hashable, Iterator
 from typing import Literal
 
 from seqlens.graphs.anatomy import RecurrentLayer
+from seqlens.graphs.reading import FIRST_AXIS, SECOND_AXIS
 from seqlens.graphs.torchscript_flow import (
     Flow,
     Operation,
@@ -42,6 +43,31 @@ def recurrent_layers(flow: Flow) -> tuple[RecurrentLayer, ...]:
         # A traced loop over a cell is one node a step, all on the same weights: one layer.
         found.setdefault(_weights_key(flow, group[0]), _layer(flow, group[0], len(found)))
     return (*found.values(), *_decomposed(flow), *_loops(flow))
+
+
+def state_shapes(flow: Flow) -> dict[str, tuple[int | str, ...]]:
+    """Inputs that a layer starts from as they are, each with its shape [layers, batch, hidden].
+
+    A traced layer does not check the batch of its states: with another one it reads beyond them.
+    """
+    names = {v.unique(): n for v, n in zip(_data_inputs(flow), flow.input_names, strict=True)}
+    shapes: dict[str, tuple[int | str, ...]] = {}
+    for operation in flow.of_kind(*LAYERS):
+        hx, (_, hidden) = operation.argument("hx"), _sizes(flow, operation)
+        layers = flow.constant(operation.argument("num_layers"))
+        if hx is None or hidden is None or layers is None:
+            continue
+        directions = 2 if flow.constant(operation.argument("bidirectional")) else 1
+        batch = FIRST_AXIS if flow.constant(operation.argument("batch_first")) else SECOND_AXIS
+        for value in flow.origins(hx, frozenset()):
+            if value.unique() in names:
+                shapes[names[value.unique()]] = (layers * directions, batch, hidden)
+    return shapes
+
+
+def _data_inputs(flow: Flow) -> list[Value]:
+    """The inputs of the graph but for the module itself."""
+    return list(flow.graph.inputs())[1:]
 
 
 def unrolled_steps(flow: Flow) -> int:
@@ -143,9 +169,9 @@ def _initial_state(flow: Flow, operation: Operation) -> str:
 
 
 def _origin(flow: Flow, operation: Operation, value: Value) -> str:
-    inputs = [v.unique() for v in flow.graph.inputs()]
-    if value.unique() in inputs[1:]:
-        return f"input:{flow.input_names[inputs.index(value.unique()) - 1]}"
+    inputs = [v.unique() for v in _data_inputs(flow)]
+    if value.unique() in inputs:
+        return f"input:{flow.input_names[inputs.index(value.unique())]}"
     made = flow.producer.get(value.unique())
     if made is None:
         return "computed"
