@@ -305,6 +305,16 @@ def test_what_the_user_states_wins() -> None:
     assert "stated by the configuration: mixed" in anatomy.evidence
 
 
+@pytest.mark.parametrize("axis", ["batch_axis", "time_axis"])
+def test_axes_that_are_stated_must_be_there(axis: str) -> None:
+    for overrides in (
+        AnatomyOverrides(inputs={"x": InputOverride(**{axis: 2})}),  # type: ignore[arg-type]
+        AnatomyOverrides(outputs={"y": OutputOverride(**{axis: 2})}),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ModelRejected, match=rf"{axis} of '[xy]' is 2; expected less than 2"):
+            inspect(recurrent("GRU", head="last"), overrides)
+
+
 def test_a_model_that_takes_nothing_is_refused_with_its_own_words() -> None:
     def refuse(_: Tensors) -> dict[str, Array]:
         raise RuntimeError("weights are on fire")

@@ -89,7 +89,14 @@ def test_only_the_frozen_batch_size_is_named() -> None:
 def test_lengths_keep_within_the_limit(limit: str) -> None:
     tried = engine("safe", max_length=10 if limit == "table" else None)
     proof = proof_of(tried, longest=10 if limit == "longest" else None)
-    assert proof.checked_lengths == (1, 2, 3, 5, 9)
+    assert proof.checked_lengths == (1, 2, 3, 5, 9, 10)  # the longest itself is proved too
+
+
+def test_a_model_proved_up_to_its_longest_sequence_shares_all() -> None:
+    tried = engine("safe", max_length=100)
+    decision = decide_strategy(tried, tried.anatomy, proof_of(tried, seconds=60))
+    assert (decision.strategy, decision.longest_shared) == (Strategy.BY_LENGTH, None)
+    assert "longer" not in decision.reason
 
 
 def test_batches_are_shared_up_to_the_length_that_keeps_the_tolerance() -> None:

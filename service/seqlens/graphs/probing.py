@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from seqlens.datatypes import WIRE_TYPES
+from seqlens.errors import ModelRejected
 from seqlens.graphs.anatomy import (
     AnatomyOverrides,
     InputAnatomy,
@@ -132,9 +133,10 @@ def _output(view: View, name: str, states: set[str], overrides: AnatomyOverrides
         name, WIRE_TYPES.get(answer.dtype, "BYTES"), view.shape(axes), role, batch_axis, times
     )
     stated = overrides.outputs.get(name)
+    overridden = _overridden(anatomy, stated)
     if stated is not None and stated.time_axis is not None:
-        anatomy = replace(anatomy, time_axes=(stated.time_axis,))
-    return _overridden(anatomy, stated)
+        return replace(overridden, time_axes=(stated.time_axis,))
+    return overridden
 
 
 def _output_role(
@@ -157,9 +159,16 @@ def _sums_to_one(answer: np.ndarray, axes: tuple[int, ...]) -> bool:
 
 
 def _overridden(anatomy: _Anatomy, stated: InputOverride | OutputOverride | None) -> _Anatomy:
-    """What the user states replaces what was found."""
+    """What the user states replaces what was found. Raises ``ModelRejected`` for axes beyond it."""
     if stated is None:
         return anatomy
+    for axis in ("batch_axis", "time_axis"):
+        number, rank = getattr(stated, axis), len(anatomy.shape)
+        if number is not None and number >= rank:
+            raise ModelRejected(
+                f"model.yaml: {axis} of {anatomy.name!r} is {number}; expected less than {rank}, "
+                "the number of its axes"
+            )
     names = ["role", "batch_axis", "vocabulary_size", "mask_marks", "default"]
     names += ["time_axis"] if isinstance(stated, InputOverride) else []
     given = {n: v for n in names if (v := getattr(stated, n, None)) is not None}

@@ -10,6 +10,7 @@ import msgspec
 import yaml
 
 from seqlens.backends.devices import parse_device
+from seqlens.datatypes import NUMPY_TYPES
 from seqlens.errors import ModelRejected
 from seqlens.graphs.anatomy import (
     AnatomyOverrides,
@@ -40,6 +41,13 @@ class InputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vocabulary_size: Positive | None = None
     mask_marks: Literal["real", "padding"] | None = None
     default: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.datatype is not None and self.datatype not in NUMPY_TYPES:
+            known = ", ".join(NUMPY_TYPES)
+            raise ValueError(f"unknown datatype {self.datatype!r}; expected one of {known}")
+        if self.batch_axis is not None and self.batch_axis == self.time_axis:
+            raise ValueError(f"batch and time cannot both be axis {self.batch_axis}")
 
 
 class OutputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -145,10 +153,11 @@ _PLACES = (
     _Place("$.scheduler", SchedulerConfig),
 )
 _WORDS: dict[str, tuple[str, ...]] = {
-    "role": tuple(dict.fromkeys([*InputRole, *OutputRole])),
+    "inputs[...].role": tuple(InputRole),
+    "outputs[...].role": tuple(OutputRole),
     "architecture": tuple(Architecture),
     "strategy": tuple(Strategy),
-    "mask_marks": ("real", "padding"),
+    "inputs[...].mask_marks": ("real", "padding"),
     "version_policy": ("all", "{latest: N}", "{specific: [N, ...]}"),
 }
 _PATH_PART = re.compile(r"[/\\\x00]")
@@ -242,7 +251,7 @@ def _explained(message: str) -> str:
 
 def _choices(message: str) -> str:
     """What could stand where a word is wrong."""
-    key = re.search(r"Invalid enum value .* at `.*?(\w+)`$", message)
+    key = re.search(r"Invalid enum value .* at `\$\.(.+)`$", message)
     words = _WORDS.get(key[1], ()) if key else ()
     return f"; expected {', '.join(words)}" if words else ""
 

@@ -179,8 +179,8 @@ def _lengths(anatomy: ModelAnatomy, longest: int | None) -> list[int]:
         return [1]
     bounds = (longest, anatomy.max_length, anatomy.fixed_length)
     limit = min((b for b in bounds if b is not None), default=max(_LONGER))
-    lengths = [length for length in (*LENGTHS, *_LONGER) if length <= limit]
-    return sorted({*lengths, limit}) if anatomy.fixed_length is not None else lengths
+    lengths = {length for length in (*LENGTHS, *_LONGER) if length <= limit}
+    return sorted({*lengths, limit} if limit <= max(_LONGER) else lengths)
 
 
 def _climb(
@@ -268,5 +268,7 @@ def _with_longest(decision: Decision, anatomy: ModelAnatomy, proof: Proof) -> De
     if not shares or anatomy.fixed_length is not None:
         return decision
     longest = proof.longest_shared(decision.strategy)
+    if longest == anatomy.max_length:  # longer ones are not taken at all
+        return decision
     reason = f"{decision.reason}, proved up to length {longest:,}; longer ones run alone"
     return Decision(decision.strategy, reason, longest_shared=longest)
