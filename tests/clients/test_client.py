@@ -210,6 +210,16 @@ async def test_answers_that_come_twice_are_noticed(client: Any) -> None:
         await client.stream("twice", [[1]])
 
 
+@pytest.mark.parametrize("number", [-1, 2**32])
+async def test_a_number_that_the_protocol_has_no_room_for_is_refused(
+    number: int, client: Any
+) -> None:
+    with pytest.raises(sdk.InvalidInput, match=f"priority: got {number}, expected from 0 to"):
+        await client.infer("echo", [1], priority=number)
+    with pytest.raises(sdk.InvalidInput, match=f"window: got {number}, expected from 1 to"):
+        await client.stream("echo", [[1]], window=number)
+
+
 async def test_a_window_without_room_is_refused(client: Any) -> None:
     with pytest.raises(sdk.InvalidInput, match="window: got 0"):
         await client.stream("echo", [[1]], window=0)

@@ -111,3 +111,14 @@ def test_what_cannot_be_an_array_is_refused(sequence: Any, got: str) -> None:
     with pytest.raises(InvalidInput, match=f"sequence 4: inputs.ids: got {got}") as caught:
         prepare({"ids": sequence}, index=4)
     assert (caught.value.index, caught.value.field) == (4, "inputs.ids")
+
+
+def test_an_empty_list_is_of_integers_so_that_its_length_is_what_is_wrong() -> None:
+    assert prepare([]).arrays[""].dtype == np.int64
+    assert prepare({"ids": []}).arrays["ids"].dtype == np.int64
+    assert prepare(np.zeros(0, np.float32)).arrays[""].dtype == np.float32
+
+
+def test_no_inputs_at_all_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="inputs: got an empty mapping"):
+        prepare({}, 3)

@@ -294,9 +294,10 @@ class AsyncClient:
     async def ready(
         self, model: str | None = None, *, version: str = "", timeout: float | None = None
     ) -> bool:
-        """Whether the server, or one of its models, takes requests; False if out of reach.
+        """Whether the server, or one of its models, takes requests.
 
-        Raises ``ModelNotFound`` for a model that the server does not have.
+        False also for a server out of reach and for a model that a SeqLens server does not
+        have; other servers of the protocol may raise ``ModelNotFound`` for that.
         """
         try:
             return await self._run(operations.ready(model, version), timeout)

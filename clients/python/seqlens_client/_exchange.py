@@ -8,10 +8,9 @@ receiver takes from it, and each does so in one step.
 from collections.abc import Sequence
 
 from seqlens_client._answers import Outcome, checked, read_answers
-from seqlens_client._errors import error_of_tensor, unreadable_answer
-from seqlens_client._operations import Selection
+from seqlens_client._errors import unreadable_answer
+from seqlens_client._operations import Selection, check_range
 from seqlens_client._sequences import MESSAGE_SEQUENCES, Prepared, pack_group
-from seqlens_wire.datatypes import TensorError
 from seqlens_wire.pb.sequences_pb2 import (
     ProcessStreamRequest,
     ProcessStreamResponse,
@@ -37,8 +36,7 @@ class Exchange:
         return_errors: bool,
         timeout: float | None,
     ) -> None:
-        if window < 1:
-            raise error_of_tensor(TensorError("window", got=str(window), expected="at least 1"))
+        check_range("window", window, least=1)
         self._selection, self._window, self._timeout = selection, window, timeout
         self._keep_order, self._return_errors = keep_order, return_errors
         self._sent = 0

@@ -25,6 +25,8 @@ from seqlens_wire.tensors import encode
 
 T = TypeVar("T")
 
+LARGEST_NUMBER = 2**32 - 1  # of priorities and windows on the wire
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
@@ -34,6 +36,16 @@ class Selection:
     version: str = ""  # empty: the server chooses
     outputs: Sequence[str] | None = None  # None: all
     priority: int = 0
+
+    def __post_init__(self) -> None:
+        check_range("priority", self.priority, least=0)
+
+
+def check_range(name: str, value: int, *, least: int) -> None:
+    """Raise ``InvalidInput`` for a number that the protocol has no room for."""
+    if not least <= value <= LARGEST_NUMBER:
+        unfit = TensorError(name, got=str(value), expected=f"from {least} to {LARGEST_NUMBER}")
+        raise error_of_tensor(unfit)
 
 
 @dataclass(frozen=True, slots=True)

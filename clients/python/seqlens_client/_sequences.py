@@ -87,6 +87,9 @@ def prepare(sequence: OneSequence, index: int | None = None) -> Prepared:
     if isinstance(sequence, str):
         return Prepared(sequence, {})
     named = sequence if isinstance(sequence, Mapping) else {ONLY_INPUT: sequence}
+    if not named:
+        unfit = TensorError("inputs", got="an empty mapping", expected="an array for each input")
+        raise error_of_tensor(unfit, index)
     return Prepared(None, {name: _array(name, value, index) for name, value in named.items()})
 
 
@@ -94,6 +97,8 @@ def _array(name: str, value: ArrayLike, index: int | None) -> Array:
     field = f"inputs.{name}" if name else "sequence"
     try:
         array = np.asarray(value)
+        if not array.size and not isinstance(value, np.ndarray):
+            array = array.astype(np.int64)  # numpy's float64 would hide what is wrong with it
         datatype_of(array, field=field)
     except TensorError as error:
         raise error_of_tensor(error, index) from None
