@@ -166,3 +166,9 @@ def test_infer_tells_why_there_is_no_answer(seqlens: Run, target: str) -> None:
     assert run.returncode == 1
     assert "nobody" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_infer_shows_brackets_as_they_are(seqlens: Run, target: str) -> None:
+    run = seqlens("infer", "lstm-onnx", "[/x] [red]it", "--target", target)
+    assert run.returncode == 0, run.stderr
+    assert "[/x] [red]it" in run.stdout

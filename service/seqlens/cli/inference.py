@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from seqlens_client import Client, Result, SeqLensError
 
@@ -22,9 +23,10 @@ def show_answers(target: str, model: str, texts: Sequence[str]) -> int:
     except SeqLensError as error:
         print(f"seqlens: {error}", file=sys.stderr)
         return 1
-    table = Table("text", "length", "answer", "queue ms", "compute ms", title=model)
+    table = Table("text", "length", "answer", "queue ms", "compute ms", title=Text(model))
     for text, outcome in zip(texts, outcomes, strict=True):
-        table.add_row(text, *_cells(outcome, labels))
+        # Brackets in a text, a label or an error are no markup of ours.
+        table.add_row(*map(Text, (text, *_cells(outcome, labels))))
     Console().print(table)
     return int(any(isinstance(outcome, SeqLensError) for outcome in outcomes))
 
