@@ -171,6 +171,23 @@ def test_sigterm_lets_calls_in_progress_finish_and_turns_health_off(
         assert running.process.wait(5) == 0
 
 
+async def test_sigterm_under_load_answers_every_call_or_refuses_it_as_unavailable(
+    repository: Path, tmp_path: Path, start_server: StartServer
+) -> None:
+    """Calls that have arrived but that no method has seen yet are not cancelled by gRPC."""
+    running = start_server(small_repository(repository, tmp_path, "rnn-onnx"))
+    request = sequences_pb2.ProcessBatchRequest(model_name="rnn-onnx")
+    request.sequences.inputs.append(pack("tokens", "INT64", [np.full(20, 2)]))
+    async with grpc.aio.insecure_channel(running.grpc) as channel:
+        stub = SequenceServiceStub(channel)
+        await stub.ProcessBatch(request)
+        calls = [stub.ProcessBatch(request, timeout=20) for _ in range(1000)]
+        await calls[0]
+        running.process.send_signal(signal.SIGTERM)
+        codes = {await call.code() for call in calls}
+    assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+
+
 def test_a_stream_that_is_open_when_the_server_drains_gets_its_answers_and_the_reason(
     repository: Path, tmp_path: Path, start_server: StartServer
 ) -> None:

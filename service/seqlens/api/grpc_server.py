@@ -13,6 +13,8 @@ from seqlens.settings import ServerSettings
 from seqlens_wire.services import OPEN_INFERENCE, SEQUENCES, add_servicer, reflection_pool
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
+# Time for calls that have arrived to be taken up, and refused with a code that clients repeat.
+TAKE_UP_SECONDS = 0.25
 # Time for the last answers to leave once they are handed over.
 LAST_ANSWER_SECONDS = 0.5
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -62,6 +64,8 @@ class GrpcServer:
         the health keep their calls open for ever.
         """
         await self._health.enter_graceful_shutdown()
+        # gRPC itself answers CANCELLED to what it holds and no method has seen yet.
+        await asyncio.sleep(min(seconds, TAKE_UP_SECONDS))
         stopping = asyncio.create_task(self._server.stop(seconds))
         idling = asyncio.ensure_future(idle)
         await asyncio.wait({stopping, idling}, return_when=asyncio.FIRST_COMPLETED)
