@@ -323,6 +323,17 @@ def test_a_message_may_not_ask_for_too_much(
     assert from_metadata(caught.value.trailing_metadata()).got == got
 
 
+def test_a_text_beyond_all_words_is_refused_before_it_is_tokenised(channel: grpc.Channel) -> None:
+    message = sequences_pb2.ProcessBatchRequest(model_name="lstm-onnx")
+    message.sequences.texts.extend(["the kitten", "x" * 20_000, "it"])
+    answers = SequenceServiceStub(channel).ProcessBatch(message).answers
+    error = answers.results[1].error
+    assert (error.field, error.got, error.expected) == (
+        "texts", "20000 characters", "at most 12800"
+    )  # fmt: skip
+    assert [result.length for result in answers.results] == [2, 0, 1]
+
+
 def test_too_many_ids_end_their_stream(channel: grpc.Channel) -> None:
     messages = [
         sequences_pb2.ProcessStreamRequest(options={"model_name": "lstm-onnx"}),

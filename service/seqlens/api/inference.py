@@ -9,7 +9,7 @@ import numpy as np
 
 from seqlens.api.calls import Call
 from seqlens.api.failures import answerable
-from seqlens.api.message_bounds import check_count
+from seqlens.api.message_bounds import check_count, check_text
 from seqlens.api.ragged import check_sequence, text_tensor
 from seqlens.api.requests import (
     InferRequest,
@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 # Checking or copying more than this takes longer than the event loop may be held up.
 LARGE_BYTES = 1 << 20
+# A text of more cannot be short enough: tokens are words or parts of words.
+MAX_CHARACTERS_PER_TOKEN = 256
 
 
 class Inference:
@@ -83,13 +85,18 @@ class Inference:
         a tokenizer.
         """
         texts = [request.text for request in requests if request.text is not None]
-        ids = iter(await _encode(model, texts) if texts else ())
+        most = model.max_length * MAX_CHARACTERS_PER_TOKEN
+        # Those that are refused below for their size are not worth a tokenizer's time.
+        fitting = [text if len(text) <= most else "" for text in texts]
+        ids = iter(await _encode(model, fitting) if texts else ())
         checked: list[InputSequence | SeqLensError] = []
         for request in requests:
             try:
                 inputs = request.inputs
                 if request.text is not None:
-                    inputs = (text_tensor(model.anatomy, next(ids)),)
+                    token_ids = next(ids)
+                    check_text("texts", request.text, most)
+                    inputs = (text_tensor(model.anatomy, token_ids),)
                 sequence = check_sequence(model.anatomy, inputs, length_limits(model))
                 checked.append(_as_it_runs(model, sequence))
             except SeqLensError as error:

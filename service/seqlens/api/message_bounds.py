@@ -29,3 +29,9 @@ def check_tensor_names(field: str, names: Iterable[str]) -> None:
                 got=f"a name of {len(name)} characters",
                 expected=f"at most {MAX_NAME_CHARACTERS}",
             )
+
+
+def check_text(field: str, text: str, most: int) -> None:
+    """Refuse a text of more than ``most`` characters."""
+    if len(text) > most:
+        raise InvalidRequest(field, got=f"{len(text)} characters", expected=f"at most {most}")
