@@ -1,5 +1,6 @@
 """Batches and streams of ragged sequences, over a real socket."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -199,7 +200,25 @@ async def test_a_stream_waits_for_room_where_a_batch_is_refused(
 async def test_a_client_that_does_not_read_is_not_read_from(
     streaming: SequenceServiceStub,
 ) -> None:
-    """Each answer opens the window for one message: what was read is what was answered."""
+    """Neither answers nor sequences pile up in the server, and others are answered meanwhile."""
+    call = streaming.ProcessStream()
+    await call.write(opening("rnn-onnx", window=4))
+    message = sending(["x" * 100_000], [[2]])  # its answer is as large
+
+    async def send_for_ever() -> None:
+        for _ in range(1_000):
+            await call.write(message)
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(send_for_ever(), 3)
+    request = pb.ProcessBatchRequest(model_name="rnn-onnx", sequences=ragged([[2, 3]]))
+    await streaming.ProcessBatch(request, timeout=5)
+    call.cancel()
+
+
+async def test_every_answer_of_a_narrow_window_makes_room(
+    streaming: SequenceServiceStub,
+) -> None:
     call = streaming.ProcessStream()
     await call.write(opening(window=2))
     for number in range(20):
