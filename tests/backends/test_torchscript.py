@@ -13,12 +13,10 @@ import numpy as np
 import pytest
 import torch
 from tests.support.torchscript_modules import (
-    HIDDEN,
     LENGTHS,
     TOKENS,
     VOCABULARY,
     WIDTH,
-    Continued,
     Counter,
     Encoder,
     Recurrent,
@@ -76,26 +74,6 @@ def test_time_major_models_and_nested_results(file: Path) -> None:
         "output_1": (1, 2, 8),
         "output_2": (1, 2, 8),
     }
-
-
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("traced", [False, True])
-def test_states_that_callers_give_are_found(file: Path, traced: bool, bidirectional: bool) -> None:
-    """Their rank and size stand in the layer that starts from them, not in the signature."""
-    example = (TOKENS, *(torch.zeros(2 + 2 * bidirectional, len(TOKENS), HIDDEN) for _ in range(2)))
-    module = Continued(bidirectional)
-    engine = TorchScriptBackend().load(saved(file, module, *(example if traced else ())), CPU)
-    roles = [i.role for i in engine.anatomy.inputs]
-    assert roles == [InputRole.SEQUENCE, InputRole.STATE, InputRole.STATE]
-    assert [i.state_output for i in engine.anatomy.inputs] == [None, "output_1", "output_2"]
-    assert {i.batch_axis for i in engine.anatomy.inputs[1:]} == {1}
-
-
-def test_dense_layers_alone_take_no_sequences(file: Path) -> None:
-    dense = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
-    anatomy = TorchScriptBackend().load(saved(file, dense), CPU).anatomy
-    assert not anatomy.has_time
-    assert [i.shape for i in anatomy.inputs] == [(-1, 5)]
 
 
 def test_answers_are_torchs_own(file: Path) -> None:

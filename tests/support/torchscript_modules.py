@@ -47,6 +47,19 @@ class Continued(nn.Module):
         return y, last[0], last[1]
 
 
+class Packed(nn.Module):
+    """Features [time, batch, width] and lengths, packed, to classes at each position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.LSTM(WIDTH, HIDDEN, bidirectional=True)
+        self.output = nn.Linear(2 * HIDDEN, CLASSES)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+        return self.output(nn.utils.rnn.pad_packed_sequence(self.layers(packed)[0])[0])
+
+
 class TimeMajor(nn.Module):
     """Time-major, every step answered, and a nested result (y, (h, c))."""
 

@@ -93,7 +93,7 @@ def _attempts(
 ) -> Iterator[tuple[Layout, dict[str, int]]]:
     """Layouts with sizes: small everywhere, then one block large, then lengths one by one."""
     layouts = [filled for guess in guesses(reading, overrides) for filled in fills(guess, reading)]
-    layouts = layouts[:_MOST_ATTEMPTS]
+    layouts = sorted(layouts, key=_tells_little)[:_MOST_ATTEMPTS]
     yield from ((layout, _small_sizes(layout)) for layout in layouts)
     few = layouts[:24]
     for size in _LARGE:
@@ -103,6 +103,12 @@ def _attempts(
     for layout in few[:4]:
         for block in reversed(blocks_of(layout)):
             yield from ((layout, {**_small_sizes(layout), block: n}) for n in _FROZEN_LENGTHS)
+
+
+def _tells_little(layout: Layout) -> bool:
+    """Whether a layout may run with its axes mixed up: square inputs, and lengths of 1."""
+    square = any(len(set(entry.blocks)) < len(entry.blocks) for entry in layout)
+    return square or any(e.is_integer and len(e.axes) == 1 and e.fill == 1 for e in layout)
 
 
 def _small_sizes(layout: Layout) -> dict[str, int]:

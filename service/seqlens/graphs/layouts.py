@@ -19,7 +19,7 @@ from seqlens.sequences import Array, Tensors
 
 Axis = int | str
 Sizes = Mapping[str, int]  # of each block
-Fill = Literal["random", "longest"] | int  # longest: the size of the largest block; int: as it is
+Fill = Literal["random", "longest"] | int  # longest: see InputLayout.longest; int: as it is
 
 _SMALL_IDS = 4  # ids below it are tried where the table is unknown
 _MOST_PARTITIONS, _MOST_FILLS, _MOST_SHAPES = 64, 12, 400
@@ -53,7 +53,7 @@ class InputLayout:
         """An array to run the model on."""
         shape, dtype = self.shape(sizes), NUMPY_TYPES[self.datatype]
         if self.fill == "longest":
-            return np.full(shape, max(sizes.values(), default=1), dtype)
+            return np.full(shape, self.longest(sizes), dtype)
         if isinstance(self.fill, int):
             return np.full(shape, self.fill, dtype)
         if self.is_integer:
@@ -61,6 +61,11 @@ class InputLayout:
         if dtype.kind == "f":
             return random.standard_normal(shape).astype(dtype)
         return np.ones(shape, dtype) if dtype.kind == "b" else np.full(shape, b"a", dtype)
+
+    def longest(self, sizes: Sizes) -> int:
+        """The largest block that it does not have itself: lengths [batch] tell the time."""
+        others = [size for block, size in sizes.items() if block not in self.axes]
+        return max(others or sizes.values(), default=1)
 
     @property
     def id_limit(self) -> int:

@@ -114,7 +114,7 @@ def _input(
 def _trial_value(view: View, entry: InputLayout) -> int | None:
     """The value with which the probes ran, where it was not drawn at random."""
     if entry.fill == "longest":
-        return max(view.probed.sizes.values(), default=1)
+        return entry.longest(view.probed.sizes)
     return entry.fill if isinstance(entry.fill, int) else None
 
 

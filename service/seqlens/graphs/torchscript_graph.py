@@ -129,15 +129,19 @@ def _weight(flow: Flow, user: Operation, value: Value) -> list[torch.Tensor]:
 
 
 def _feature_sizes(flow: Flow) -> tuple[int, ...]:
-    """Widths that the first weighted operators behind an input take."""
-    sizes: dict[int, None] = {}
+    """Widths that the weighted operators behind an input take, in order of execution.
+
+    A width that comes too late may run as well: layers of packed sequences do not check it.
+    """
+    sizes: dict[int, int] = {}
     for value in list(flow.graph.inputs())[1:]:
         for reached in flow.reach(value):
             for user in flow.users.get(reached.unique(), ()):
                 weight = _weight(flow, user, reached)
                 if weight and weight[0].dim() > 1:
-                    sizes[int(weight[0].shape[1])] = None
-    return tuple(sizes)
+                    size = int(weight[0].shape[1])
+                    sizes[size] = min(user.index, sizes.get(size, user.index))
+    return tuple(sorted(sizes, key=lambda size: sizes[size]))
 
 
 def _compared_with(flow: Flow, value: Value) -> tuple[int, ...]:
