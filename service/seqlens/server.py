@@ -152,7 +152,7 @@ class Server:
         self._models.draining.set()
         if self._loading is not None:
             self._loading.cancel()
-        await self._grpc.stop(self._settings.drain_seconds, self._calls.idle())
+        await self._grpc.stop(self._settings.drain_seconds, self._calls)
         await self._arbiter.drain(0)
 
 

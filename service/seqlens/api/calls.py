@@ -57,13 +57,14 @@ class Calls:
     def __init__(self, observer: Observer, statistics: Statistics) -> None:
         self._observer = observer
         self._statistics = statistics
-        self._running = 0
+        self._begun = self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """A call, or a whole stream of them, is in progress."""
+        self._begun += 1
         self._running += 1
         self._idle.clear()
         try:
@@ -72,6 +73,13 @@ class Calls:
             self._running -= 1
             if not self._running:
                 self._idle.set()
+
+    async def quiet(self, seconds: float, at_most: float) -> None:
+        """Wait until no call has begun for ``seconds``, but not longer than ``at_most``."""
+        begun, end = -1, time.monotonic() + at_most
+        while begun != self._begun and time.monotonic() < end:
+            begun = self._begun
+            await asyncio.sleep(min(seconds, at_most))
 
     async def idle(self) -> None:
         """Wait until nothing is in progress."""

@@ -1,20 +1,21 @@
 """The gRPC server with all its services: inference, sequences, health and reflection."""
 
 import asyncio
-from collections.abc import Awaitable
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from seqlens.api.calls import Calls
 from seqlens.api.grpc_inference import GrpcInferenceService
 from seqlens.api.grpc_sequences import GrpcSequenceService
 from seqlens.settings import ServerSettings
 from seqlens_wire.services import OPEN_INFERENCE, SEQUENCES, add_servicer, reflection_pool
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
-# Time for calls that have arrived to be taken up, and refused with a code that clients repeat.
-TAKE_UP_SECONDS = 0.25
+# No call has begun for so long: all that had arrived were taken up, and refused with a code that
+# clients repeat.
+QUIET_SECONDS = 0.25
 # Time for the last answers to leave once they are handed over.
 LAST_ANSWER_SECONDS = 0.5
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -57,17 +58,17 @@ class GrpcServer:
         """Tell the health of one model, under its name."""
         await self._health.set(name, SERVING if serving else NOT_SERVING)
 
-    async def stop(self, seconds: float, idle: Awaitable[None]) -> None:
+    async def stop(self, seconds: float, calls: Calls) -> None:
         """Turn all health off, take no new calls, and let those in progress finish.
 
-        Ends soon after ``idle``, which waits for the end of all real work: clients that watch
-        the health keep their calls open for ever.
+        Ends soon after the last of ``calls``, not with those of clients that watch the health:
+        they are open for ever.
         """
         await self._health.enter_graceful_shutdown()
         # gRPC itself answers CANCELLED to what it holds and no method has seen yet.
-        await asyncio.sleep(min(seconds, TAKE_UP_SECONDS))
+        await calls.quiet(QUIET_SECONDS, at_most=seconds / 2)
         stopping = asyncio.create_task(self._server.stop(seconds))
-        idling = asyncio.ensure_future(idle)
+        idling = asyncio.create_task(calls.idle())
         await asyncio.wait({stopping, idling}, return_when=asyncio.FIRST_COMPLETED)
         idling.cancel()
         await self._server.stop(min(seconds, LAST_ANSWER_SECONDS))
