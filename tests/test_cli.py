@@ -149,7 +149,7 @@ def test_verify_shows_the_proof(seqlens: Run, repository: Path, tmp_path: Path) 
     assert "by_length" in shown.stdout
     proof: Any = json.loads(seqlens("verify", path, "--json", env=env).stdout)
     assert proof["strategy"] == "by_length"
-    assert proof["proof"]["padded_error"] <= proof["proof"]["tolerance"]
+    assert proof["proof"]["padded_error"] <= proof["proof"]["allowed_error"]
 
 
 def test_infer_prints_a_table_of_answers(seqlens: Run, target: str) -> None:

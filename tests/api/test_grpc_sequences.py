@@ -282,7 +282,7 @@ def test_a_model_describes_itself(stub: SequenceServiceStub) -> None:
     assert list(described.versions) == ["1"]
     assert described.has_tokenizer
     assert len(described.labels) == 40
-    assert described.proof.padded_error <= described.proof.tolerance
+    assert described.proof.padded_error <= described.proof.allowed_error < described.proof.tolerance
     assert len(described.attention_sites) == 2
     assert sum(group.count for group in described.parameters) > 264_000
     assert described.limits.max_batch_tokens > 0

@@ -24,7 +24,7 @@ def remembered(**errors: float | None) -> Remembered:
         max_length=9,
     )
     proof = Proof(
-        1e-5, **errors, by_length=(LengthErrors(3, padded_error=math.inf),),
+        1e-4, 1e-5, **errors, by_length=(LengthErrors(3, padded_error=math.inf),),
         refused_lengths={1: "too short"},
     )  # fmt: skip
     return Remembered("cuda:1", found, proof, (Measurement(8, 1, 0.25),))
@@ -75,7 +75,7 @@ def test_a_truncated_file_is_ignored(tmp_path: Path) -> None:
 
 def test_an_entry_of_another_format_is_not_used(tmp_path: Path) -> None:
     cache = ProofCache(tmp_path)
-    cache.put("key", Remembered("cpu", anatomy(), Proof(1.0), (), format=0))
+    cache.put("key", Remembered("cpu", anatomy(), Proof(1.0, 1.0), (), format=0))
     assert cache.get("key") is None
 
 

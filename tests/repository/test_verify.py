@@ -63,7 +63,7 @@ def test_the_proof_says_what_was_tried() -> None:
 
 
 def test_the_error_that_callers_meet_is_that_of_the_strategy() -> None:
-    proof = Proof(1e-5, repeat_error=1.0, equal_length_error=3.0, padded_error=2.0)
+    proof = Proof(1e-4, 1e-5, repeat_error=1.0, equal_length_error=3.0, padded_error=2.0)
     assert proof.error_of(Strategy.BY_LENGTH) == 3.0
     assert proof.error_of(Strategy.EQUAL_LENGTH) == 3.0
     assert proof.error_of(Strategy.ALONE) == proof.error_of(Strategy.WHOLE) == 1.0
@@ -132,9 +132,11 @@ def test_a_model_that_keeps_state_is_never_batched() -> None:
 def test_tolerance_follows_the_largest_answer_and_the_precision() -> None:
     fp32 = proof_of(engine("safe"))
     half = proof_of(engine("safe", precision="fp16"))
-    assert 1e-5 <= fp32.tolerance <= 1e-3
-    assert half.tolerance == pytest.approx(1_000 * fp32.tolerance)
-    assert proof_of(engine("safe"), tolerance=0.25).tolerance == 0.25
+    assert 1e-4 <= fp32.tolerance <= 1e-2
+    assert fp32.allowed_error == pytest.approx(fp32.tolerance / 10)
+    assert half.tolerance == pytest.approx(200 * fp32.tolerance)
+    stated = proof_of(engine("safe"), tolerance=0.25)
+    assert stated.tolerance == stated.allowed_error == 0.25
 
 
 def test_a_wide_tolerance_accepts_what_leaks() -> None:
@@ -146,7 +148,7 @@ def test_a_wide_tolerance_accepts_what_leaks() -> None:
 def test_the_export_that_was_changed_is_tried_as_it_was() -> None:
     exported = engine("padding_leaks")
     proof = proof_of(engine("safe"), load_exported=lambda: exported)
-    assert proof.padded_error <= proof.tolerance < 0.1 < proof.exported_error
+    assert proof.padded_error <= proof.allowed_error < 0.1 < proof.exported_error
     assert exported.closed
 
 
@@ -213,7 +215,7 @@ def test_features_and_state_are_tried_too() -> None:
         InputAnatomy("rate", "FP32", (), InputRole.OTHER, trial_value=2),
     )
     proof = proof_of(Cell("safe", anatomy(inputs=inputs)))
-    assert proof.equal_length_error <= proof.tolerance
+    assert proof.equal_length_error <= proof.allowed_error
     assert proof.padded_error > 100  # hostile values are far outside of what features are
 
 
@@ -268,7 +270,7 @@ def test_onnx_with_lengths_wired_in_passes_and_tells_what_the_export_did(tmp_pat
     served = loaded(path)
     assert served.anatomy.rewritten
     proof = prove(served, served.anatomy, load_exported=lambda: loaded(path, as_exported=True))
-    assert proof.padded_error <= proof.tolerance < 1e-3 < proof.exported_error
+    assert proof.padded_error <= proof.allowed_error < 1e-3 < proof.exported_error
     assert decide_strategy(served, served.anatomy, proof).strategy is Strategy.BY_LENGTH
 
 
@@ -287,7 +289,7 @@ def test_a_real_encoder_whose_mask_does_not_reach_its_gru_is_caught_as_exported(
     proof = prove(exported, exported.anatomy)
     assert decide_strategy(exported, exported.anatomy, proof).strategy is Strategy.EQUAL_LENGTH
     assert proof.padded_error > 0.5
-    assert proof.equal_length_error <= proof.tolerance
+    assert proof.equal_length_error <= proof.allowed_error
 
 
 def test_that_encoder_is_exact_once_lengths_are_wired_in() -> None:

@@ -33,7 +33,7 @@ def with_tokens(**changes):
     ("repeat", "equal_length", "padded", "strategy", "reason"),
     [
         (0, 0, 3e-7, Strategy.BY_LENGTH, "batched and alone differ by 3e-07 at most"),
-        (0, 0, 1e-5, Strategy.BY_LENGTH, "tolerance 1e-05"),
+        (0, 0, 1e-5, Strategy.BY_LENGTH, "allowed 1e-05"),
         (0, 0, 4.8, Strategy.EQUAL_LENGTH, "right padding changes answers by 4.8"),
         (0, 0, float("nan"), Strategy.EQUAL_LENGTH, "right padding changes answers by nan"),
         (0, 0, None, Strategy.EQUAL_LENGTH, "padding was not tested"),
@@ -47,7 +47,7 @@ def test_measured_errors_decide(repeat, equal_length, padded, strategy, reason):
     decision = decide(
         SEQUENCE_MODEL,
         CPU,
-        tolerance=1e-5,
+        allowed=1e-5,
         repeat_error=repeat,
         equal_length_error=equal_length,
         padded_error=padded,
@@ -75,7 +75,7 @@ def test_what_cannot_be_batched_is_not_whatever_was_measured(
     anatomy, capabilities, strategy, reason
 ):
     decision = decide(
-        anatomy, capabilities, tolerance=1, repeat_error=0, equal_length_error=0, padded_error=0
+        anatomy, capabilities, allowed=1, repeat_error=0, equal_length_error=0, padded_error=0
     )
     assert decision.strategy is strategy
     assert reason in decision.reason

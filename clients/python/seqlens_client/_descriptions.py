@@ -97,6 +97,7 @@ class Proof:
     equal_length_error: float | None  # among sequences of its own length
     repeat_error: float | None  # alone and alone again
     exported_error: float | None  # padded, before the server wired lengths in
+    allowed_error: float  # what these errors may be at most: less than the tolerance
     checked_sequences: int
     checked_lengths: tuple[int, ...]
     seconds: float  # time that the measurement took

@@ -101,6 +101,7 @@ def _output(spec: OutputAnatomy) -> pb.OutputAnatomy:
 def _proof(proof: Proof) -> pb.Proof:
     return pb.Proof(
         tolerance=proof.tolerance,
+        allowed_error=proof.allowed_error,
         padded_error=proof.padded_error,
         equal_length_error=proof.equal_length_error,
         repeat_error=proof.repeat_error,

@@ -53,7 +53,10 @@ def _print(model: LoadedModel) -> None:
     console, proof = Console(), model.proof
     console.print(f"[bold]{escape(model.name)}[/] is served [bold]{model.decision.strategy}[/]")
     console.print(escape(model.decision.reason))
-    console.print(f"tolerance {proof.tolerance:.1e}, {proof.checked_sequences} sequences tried")
+    console.print(
+        f"tolerance {proof.tolerance:.1e}, probes may differ by {proof.allowed_error:.1e}, "
+        f"{proof.checked_sequences} sequences tried"
+    )
     table = Table(
         "length", "alone again", "among equal lengths", "among other lengths",
         title="largest difference from the answer alone",

@@ -16,7 +16,11 @@ from seqlens.scheduling.strategy import Decision, Strategy, decide
 
 LENGTHS = (1, 2, 3, 5, 9, 17, 33)
 _LONGER = (65, 129, 257, 513, 1025, 2049)
-_TOLERANCE, _LOW_PRECISION_TOLERANCE = 1e-5, 1e-2  # relative to the largest answer
+# What is promised, and what probes may differ, in parts of the largest answer. The gap is wide
+# because rounding grows faster in real sequences than in random ones: a trained RNN whose probes
+# differed by 3.5e-6 moved by 1.1e-4 on sentences like those that it was trained on.
+_TOLERANCE, _ALLOWED = 1e-4, 1e-5
+_LOW_PRECISION_TOLERANCE, _LOW_PRECISION_ALLOWED = 2e-2, 1e-2
 _LOW_PRECISION = ("fp16", "bf16")
 _SHARED: tuple[Kind, ...] = ("equal_length", "padded")  # each allows more than those before it
 _STRICTNESS = (Strategy.BY_LENGTH, Strategy.EQUAL_LENGTH, Strategy.ALONE)
@@ -42,10 +46,12 @@ class Proof:
 
     Errors are the largest absolute differences from the answer alone, infinite where an answer
     is not finite or has another shape, None where it was not tried. Those of the whole model are
-    of all lengths up to the longest that keeps the tolerance; ``by_length`` has the others too.
+    of all lengths up to the longest that keeps within ``allowed_error``; ``by_length`` has the
+    others too.
     """
 
-    tolerance: float
+    tolerance: float  # promised for every sequence
+    allowed_error: float  # for probes
     repeat_error: float | None = None  # alone and alone again
     equal_length_error: float | None = None  # among sequences of its own length
     padded_error: float | None = None  # among sequences of other lengths
@@ -73,13 +79,13 @@ class Proof:
         return max(known, default=None)
 
     def longest_shared(self, strategy: Strategy) -> int:
-        """Longest length up to which a strategy of shared batches keeps the tolerance."""
+        """Longest length up to which a strategy of shared batches keeps to what is allowed."""
         longest = 0
         for one in self.by_length:
             errors = [one.equal_length_error]
             if strategy is Strategy.BY_LENGTH:
                 errors.append(one.padded_error)
-            if any(error is not None and not error <= self.tolerance for error in errors):
+            if any(error is not None and not error <= self.allowed_error for error in errors):
                 break
             longest = one.length
         return longest
@@ -97,26 +103,28 @@ def prove(
 ) -> Proof:
     """Try whether batches change answers.
 
-    ``tolerance`` is absolute; None takes 1e-5 (1e-2 in half precision) of the largest answer,
-    and of 1 if all are smaller. ``longest`` bounds the lengths, ``most_rows`` the batches,
+    ``tolerance`` is absolute, for probes as for all sequences; None takes 1e-4 (2e-2 in half
+    precision) of the largest answer, and of 1 if all are smaller, and allows probes a tenth (a
+    half) of it. ``longest`` bounds the lengths, ``most_rows`` the batches,
     ``seconds`` softly the time. ``load_exported`` loads the file untouched: give it where the
     served graph differs. Raises ``VerificationFailed`` if no probe runs even alone.
     """
     started = time.perf_counter()
     trial = Trial(engine, anatomy, most_rows, seconds)
     _run_alone(trial, anatomy, longest)
-    tolerance = tolerance or _default_tolerance(trial, anatomy)
+    tolerance, allowed = _tolerances(tolerance, trial, anatomy)
     batch_failure, padding_failure, exported_error = "", "", None
     if anatomy.batched and not engine.capabilities.keeps_state and most_rows > 1:
         batch_failure = _failure(trial.equal_lengths)
         padding_failure = batch_failure or _failure(trial.padded)
         exported_error = _exported_error(trial, load_exported)
-        _climb(trial, anatomy, longest, tolerance, seconds / 2)
+        _climb(trial, anatomy, longest, allowed, seconds / 2)
     return Proof(
         tolerance=tolerance,
+        allowed_error=allowed,
         repeat_error=trial.worst("repeat"),
-        equal_length_error=None if batch_failure else _error(trial, "equal_length", tolerance),
-        padded_error=None if padding_failure else _error(trial, "padded", tolerance),
+        equal_length_error=None if batch_failure else _error(trial, "equal_length", allowed),
+        padded_error=None if padding_failure else _error(trial, "padded", allowed),
         exported_error=exported_error,
         by_length=_by_length(trial),
         checked_sequences=len(trial.alone),
@@ -137,7 +145,7 @@ def decide_strategy(
     decision = decide(
         anatomy,
         engine.capabilities,
-        tolerance=proof.tolerance,
+        allowed=proof.allowed_error,
         repeat_error=proof.repeat_error,
         equal_length_error=proof.equal_length_error,
         padded_error=proof.padded_error,
@@ -184,13 +192,13 @@ def _lengths(anatomy: ModelAnatomy, longest: int | None) -> list[int]:
 
 
 def _climb(
-    trial: Trial, anatomy: ModelAnatomy, longest: int | None, tolerance: float, seconds: float
+    trial: Trial, anatomy: ModelAnatomy, longest: int | None, allowed: float, seconds: float
 ) -> None:
     """Try longer sequences wherever shorter ones may share batches."""
     kinds: list[Kind] = []
     for kind in _SHARED:
         error = trial.worst(kind)
-        if error is None or not error <= tolerance:
+        if error is None or not error <= allowed:
             break
         kinds.append(kind)
     if not kinds or not anatomy.has_time or anatomy.fixed_length is not None:
@@ -201,21 +209,26 @@ def _climb(
     _failure(lambda: trial.climb(lengths, kinds, seconds))
 
 
-def _error(trial: Trial, kind: Kind, tolerance: float) -> float | None:
-    """The largest difference, of longer sequences only as far as the tolerance is kept."""
+def _error(trial: Trial, kind: Kind, allowed: float) -> float | None:
+    """The largest difference, of longer sequences only as far as it is allowed."""
     errors = trial.errors[kind]
     known = [errors[length] for length in trial.lengths if length in errors]
     for length in trial.climbed:
         error = errors.get(length)
-        if error is None or not error <= tolerance:
+        if error is None or not error <= allowed:
             break
         known.append(error)
     return max(known, default=None)
 
 
-def _default_tolerance(trial: Trial, anatomy: ModelAnatomy) -> float:
-    low = anatomy.precision in _LOW_PRECISION
-    return (_LOW_PRECISION_TOLERANCE if low else _TOLERANCE) * max(1.0, trial.largest_answer())
+def _tolerances(stated: float | None, trial: Trial, anatomy: ModelAnatomy) -> tuple[float, float]:
+    """What is promised, and what probes may differ."""
+    if stated is not None:
+        return stated, stated
+    scale = max(1.0, trial.largest_answer())
+    if anatomy.precision in _LOW_PRECISION:
+        return _LOW_PRECISION_TOLERANCE * scale, _LOW_PRECISION_ALLOWED * scale
+    return _TOLERANCE * scale, _ALLOWED * scale
 
 
 def _failure(attempt: Callable[[], None]) -> str:

@@ -29,7 +29,7 @@ def decide(
     anatomy: ModelAnatomy,
     capabilities: Capabilities,
     *,
-    tolerance: float,
+    allowed: float,
     repeat_error: float | None = None,
     equal_length_error: float | None = None,
     padded_error: float | None = None,
@@ -39,17 +39,17 @@ def decide(
     Each error is the largest absolute difference from a sequence's answer alone, None where it
     was not tried: ``repeat_error`` of the same sequence run again, ``equal_length_error`` in
     batches of one length, ``padded_error`` in padded batches of mixed lengths. An error that is
-    not a number counts as beyond the tolerance.
+    not a number counts as beyond ``allowed``, the largest that may pass.
     """
     if not anatomy.has_time:
         return Decision(Strategy.WHOLE, "no input has a time axis: requests run as they come")
     barrier = _barrier_to_batches(anatomy, capabilities)
     if barrier:
         return Decision(Strategy.ALONE, f"{barrier}: each sequence runs alone")
-    if repeat_error is not None and not repeat_error <= tolerance:
-        change = _beyond("running again changes", repeat_error, tolerance)
+    if repeat_error is not None and not repeat_error <= allowed:
+        change = _beyond("running again changes", repeat_error, allowed)
         return Decision(Strategy.ALONE, f"{change}: each sequence runs alone")
-    return _widest_sharing(tolerance, equal_length_error, padded_error)
+    return _widest_sharing(allowed, equal_length_error, padded_error)
 
 
 def _barrier_to_batches(anatomy: ModelAnatomy, capabilities: Capabilities) -> str:
@@ -65,29 +65,29 @@ def _barrier_to_batches(anatomy: ModelAnatomy, capabilities: Capabilities) -> st
 
 
 def _widest_sharing(
-    tolerance: float, equal_length_error: float | None, padded_error: float | None
+    allowed: float, equal_length_error: float | None, padded_error: float | None
 ) -> Decision:
     if equal_length_error is None:
         return Decision(
             Strategy.ALONE, "it was not tested whether batch mates change answers: none are shared"
         )
-    if not equal_length_error <= tolerance:
-        change = _beyond("batch mates change", equal_length_error, tolerance)
+    if not equal_length_error <= allowed:
+        change = _beyond("batch mates change", equal_length_error, allowed)
         return Decision(Strategy.ALONE, f"{change}: each sequence runs alone")
     if padded_error is None:
         return Decision(
             Strategy.EQUAL_LENGTH,
             "padding was not tested: only equal lengths share a batch",
         )
-    if not padded_error <= tolerance:
-        change = _beyond("right padding changes", padded_error, tolerance)
+    if not padded_error <= allowed:
+        change = _beyond("right padding changes", padded_error, allowed)
         return Decision(Strategy.EQUAL_LENGTH, f"{change}: only equal lengths share a batch")
     return Decision(
         Strategy.BY_LENGTH,
-        f"batched and alone differ by {padded_error:.2g} at most (tolerance {tolerance:g}): "
+        f"batched and alone differ by {padded_error:.2g} at most (allowed {allowed:g}): "
         "near lengths share a batch",
     )
 
 
-def _beyond(change: str, error: float, tolerance: float) -> str:
-    return f"{change} answers by {error:.2g} (tolerance {tolerance:g})"
+def _beyond(change: str, error: float, allowed: float) -> str:
+    return f"{change} answers by {error:.2g} (allowed {allowed:g})"

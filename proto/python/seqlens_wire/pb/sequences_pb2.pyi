@@ -711,8 +711,10 @@ class Proof(_message.Message):
     CHECKED_SEQUENCES_FIELD_NUMBER: _builtins.int
     CHECKED_LENGTHS_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    ALLOWED_ERROR_FIELD_NUMBER: _builtins.int
     FROM_CACHE_FIELD_NUMBER: _builtins.int
     tolerance: _builtins.float
+    """promised for every sequence"""
     padded_error: _builtins.float
     """among sequences of other lengths"""
     equal_length_error: _builtins.float
@@ -724,6 +726,10 @@ class Proof(_message.Message):
     checked_sequences: _builtins.int
     seconds: _builtins.float
     """time that the measurement took"""
+    allowed_error: _builtins.float
+    """Largest error that the measurement may show: less than the tolerance, because rounding grows
+    faster in real sequences than in those that are tried.
+    """
     from_cache: _builtins.bool
     """measured at an earlier start, of the same file and library versions"""
     @_builtins.property
@@ -739,11 +745,12 @@ class Proof(_message.Message):
         checked_sequences: _builtins.int = ...,
         checked_lengths: _abc.Iterable[_builtins.int] | None = ...,
         seconds: _builtins.float = ...,
+        allowed_error: _builtins.float = ...,
         from_cache: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_equal_length_error", b"_equal_length_error", "_exported_error", b"_exported_error", "_padded_error", b"_padded_error", "_repeat_error", b"_repeat_error", "equal_length_error", b"equal_length_error", "exported_error", b"exported_error", "padded_error", b"padded_error", "repeat_error", b"repeat_error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_equal_length_error", b"_equal_length_error", "_exported_error", b"_exported_error", "_padded_error", b"_padded_error", "_repeat_error", b"_repeat_error", "checked_lengths", b"checked_lengths", "checked_sequences", b"checked_sequences", "equal_length_error", b"equal_length_error", "exported_error", b"exported_error", "from_cache", b"from_cache", "padded_error", b"padded_error", "repeat_error", b"repeat_error", "seconds", b"seconds", "tolerance", b"tolerance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_equal_length_error", b"_equal_length_error", "_exported_error", b"_exported_error", "_padded_error", b"_padded_error", "_repeat_error", b"_repeat_error", "allowed_error", b"allowed_error", "checked_lengths", b"checked_lengths", "checked_sequences", b"checked_sequences", "equal_length_error", b"equal_length_error", "exported_error", b"exported_error", "from_cache", b"from_cache", "padded_error", b"padded_error", "repeat_error", b"repeat_error", "seconds", b"seconds", "tolerance", b"tolerance"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__equal_length_error: _TypeAlias = _typing.Literal["equal_length_error"]  # noqa: Y015
     _WhichOneofArgType__equal_length_error: _TypeAlias = _typing.Literal["_equal_length_error", b"_equal_length_error"]  # noqa: Y015
