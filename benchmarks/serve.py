@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import uvloop
 from offline import one_by_one, rate, session
 from workload import LENGTH_RANGES, Workload, arguments, export_all, mixed
 
@@ -61,11 +62,10 @@ async def closed_loop(address: str, model: str, workload: Workload, callers: int
     return calls
 
 
-async def messages(address: str, model: str, workload: Workload, window: int) -> None:
-    """The same through one stream, many sequences a message."""
-    async with AsyncClient(address) as client:
-        async for _ in client.stream(model, workload.sequences, keep_order=False, window=window):
-            pass
+async def as_list(address: str, model: str, workload: Workload) -> None:
+    """All of them handed to the client at once: it sends up to 64 in a message."""
+    async with AsyncClient(address, timeout=600) as client:
+        await client.infer(model, list(workload.sequences))
 
 
 def percentiles(calls: list[Call]) -> str:
@@ -83,7 +83,7 @@ class Round:
 
     alone: float
     unary: float
-    streamed: float
+    listed: float
 
 
 def main() -> None:
@@ -95,7 +95,7 @@ def main() -> None:
     workload = mixed(options.count)
     titles = " ".join(f"{f'{low}-{high} p50/p99 ms':>18}" for low, high in LENGTH_RANGES)
     print(f"{options.count} sequences, {options.callers} callers, {options.lanes} lanes")
-    rates = f"{'one by one':>10} {'gRPC':>8} {'ratio':>6} {'stream':>8} {'ratio':>6}"
+    rates = f"{'one by one':>10} {'gRPC':>8} {'ratio':>6} {'list':>8} {'ratio':>6}"
     print(f"{'model':12} {rates} {titles}")
     with served(options.repository, options.lanes) as address:
         for name in options.models:
@@ -106,15 +106,15 @@ def measure(name: str, address: str, workload: Workload, options: argparse.Names
     model = session(options.repository / name / "1" / "model.onnx")
     warm = Workload(workload.sequences[:32])
     rate(model, one_by_one(warm), options.lanes)
-    asyncio.run(closed_loop(address, name, warm, options.callers))
+    uvloop.run(closed_loop(address, name, warm, options.callers))
 
     rounds, calls = [], []
     alone = rate(model, one_by_one(workload), options.lanes)
     for _ in range(options.rounds):
         started = time.perf_counter()
-        calls += asyncio.run(closed_loop(address, name, workload, options.callers))
+        calls += uvloop.run(closed_loop(address, name, workload, options.callers))
         called = time.perf_counter()
-        asyncio.run(messages(address, name, workload, options.callers))
+        uvloop.run(as_list(address, name, workload))
         ended = time.perf_counter()
         # The yardstick is taken on both sides: the machine's own speed drifts.
         after = rate(model, one_by_one(workload), options.lanes)
@@ -129,10 +129,10 @@ def measure(name: str, address: str, workload: Workload, options: argparse.Names
 def rates_of(rounds: list[Round]) -> str:
     alone = median(one.alone for one in rounds)
     unary = median(one.unary for one in rounds)
-    streamed = median(one.streamed for one in rounds)
+    listed = median(one.listed for one in rounds)
     unary_ratio = median(one.unary / one.alone for one in rounds)
-    streamed_ratio = median(one.streamed / one.alone for one in rounds)
-    return f"{alone:10.1f} {unary:8.1f} {unary_ratio:6.2f} {streamed:8.1f} {streamed_ratio:6.2f}"
+    listed_ratio = median(one.listed / one.alone for one in rounds)
+    return f"{alone:10.1f} {unary:8.1f} {unary_ratio:6.2f} {listed:8.1f} {listed_ratio:6.2f}"
 
 
 if __name__ == "__main__":
