@@ -119,6 +119,9 @@ def split_rows(
     Every time axis of ``padded`` positions is cut to the row's own length. Without batch axis
     each row is the whole array, cut.
     """
+    if batch_axis == 0 and not time_axes:  # class scores, final states: nothing to cut or move
+        # With the dots a number stays an array of rank 0.
+        return [array[number, ...] for number in range(len(lengths))]
     cut = [axis for axis in time_axes if array.shape[axis] == padded]
     whole: list[slice | int] = [slice(None)] * array.ndim
     rows = []
@@ -128,7 +131,6 @@ def split_rows(
             index[axis] = slice(0, length)
         if batch_axis is not None:
             index[batch_axis] = number
-        # With the dots a number stays an array of rank 0.
         rows.append(_time_first(array[(*index, ...)], batch_axis, time_axes))
     return rows
 
@@ -156,15 +158,18 @@ def _build(one: InputAnatomy, sequences: Sequence[InputSequence], length: int, f
 
 def _made(one: InputAnatomy, lengths: Sequence[int], padded: int) -> Array:
     """Lengths, mask or positions in the datatype and rank of the input."""
-    counts = np.asarray(lengths)[:, np.newaxis]
-    steps = np.arange(padded)[np.newaxis]
+    datatype = NUMPY_TYPES[one.datatype]
     if one.role is InputRole.LENGTHS:
-        values = counts
-    elif one.role is InputRole.POSITIONS:
-        values = np.broadcast_to(steps, (len(lengths), padded))
+        counts = np.array(lengths).astype(datatype)
+        plain = one.batch_axis == 0 and len(one.shape) == 1
+        return counts if plain else _in_shape_of(one, counts[:, np.newaxis])
+    steps = np.arange(padded)
+    if one.role is InputRole.POSITIONS:
+        values: Array = np.broadcast_to(steps, (len(lengths), padded))
     else:
-        values = (steps >= counts) if one.mask_marks == "padding" else (steps < counts)
-    return _in_shape_of(one, values.astype(NUMPY_TYPES[one.datatype]))
+        ends = np.array(lengths)[:, np.newaxis]
+        values = (steps >= ends) if one.mask_marks == "padding" else (steps < ends)
+    return _in_shape_of(one, values.astype(datatype))
 
 
 def _in_shape_of(one: InputAnatomy, values: Array) -> Array:
@@ -187,6 +192,8 @@ def _zero_state(one: InputAnatomy, batch: int) -> Array:
 
 def _to_model_order(stacked: Array, batch_axis: int | None, time_axis: int | None) -> Array:
     """[batch, time, ...] or [batch, ...] to the model's order, the batch axis dropped if None."""
+    if batch_axis == 0 and time_axis in (None, 1):  # most models: nothing to move
+        return _contiguous(stacked)
     if batch_axis is None:
         single = stacked[0, ...]  # a number stays an array of rank 0
         return single if time_axis is None else _contiguous(np.moveaxis(single, 0, time_axis))

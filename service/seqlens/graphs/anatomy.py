@@ -22,6 +22,10 @@ class InputRole(StrEnum):
     OTHER = "other"
 
 
+# Asked of every input in every batch: looked up once.
+_MADE_BY_SERVER = (InputRole.LENGTHS, InputRole.MASK, InputRole.POSITIONS)
+
+
 class OutputRole(StrEnum):
     """What an output is to the caller."""
 
@@ -63,7 +67,7 @@ class InputAnatomy:
     @property
     def made_by_server(self) -> bool:
         """Whether the server can make this input itself when the caller leaves it out."""
-        return self.role in (InputRole.LENGTHS, InputRole.MASK, InputRole.POSITIONS)
+        return self.role in _MADE_BY_SERVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +143,7 @@ class ModelAnatomy:
 
     @property
     def batched(self) -> bool:
-        """Whether every sequence input, and at least one output, has a batch axis."""
+        """Whether there are sequence inputs, and all of them have a batch axis."""
         sequences = self.sequence_inputs
         return bool(sequences) and all(i.batch_axis is not None for i in sequences)
 
