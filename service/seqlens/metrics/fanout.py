@@ -17,10 +17,11 @@ class _Fanout:
             raise AttributeError(event)
         listeners = [getattr(one, event) for one in self._observers if hasattr(one, event)]
 
-        def tell(*arguments: Any, **facts: Any) -> None:
+        def tell_each(*arguments: Any, **facts: Any) -> None:
             for listener in listeners:
                 listener(*arguments, **facts)
 
+        tell = listeners[0] if len(listeners) == 1 else tell_each
         # Found here only once: from now on the attribute itself answers.
         setattr(self, event, tell)
         return tell
