@@ -15,7 +15,8 @@ from tests.support.torchscript_modules import Recurrent, made, quiet
 
 from seqlens.errors import ModelNotFound, ModelNotReady, ModelRejected
 from seqlens.repository.loading import LoadedModel
-from seqlens.repository.models import ModelEntry, ModelState, Repository
+from seqlens.repository.models import Repository
+from seqlens.repository.states import ModelEntry, ModelState
 from seqlens.scheduling.strategy import Strategy
 from seqlens.settings import ServerSettings
 

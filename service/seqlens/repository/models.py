@@ -5,19 +5,11 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
 from seqlens.backends.plugins import FoundBackends, find_all
-from seqlens.errors import (
-    DeviceMissing,
-    ModelNotFound,
-    ModelNotReady,
-    ModelRejected,
-    SeqLensError,
-)
+from seqlens.errors import DeviceMissing, ModelNotFound, ModelRejected, SeqLensError
 from seqlens.metrics.observer import Observer
 from seqlens.repository.cache import ProofCache
 from seqlens.repository.config import ModelConfig, read_config
@@ -29,51 +21,15 @@ from seqlens.repository.folder import (
     list_models,
 )
 from seqlens.repository.loading import LoadedModel, Loader
+from seqlens.repository.states import ModelEntry, ModelSlots, ModelState, VersionSlot
 from seqlens.repository.verify import VerificationFailed
 from seqlens.settings import ServerSettings
 
 _log = logging.getLogger(__name__)
+_LEFT_OUT = "left out by version_policy"
 
 T = TypeVar("T")
 Notify = Callable[[LoadedModel], Awaitable[None]]
-
-
-class ModelState(StrEnum):
-    """State of one version, as the repository index names it."""
-
-    UNKNOWN = "UNKNOWN"
-    READY = "READY"
-    UNAVAILABLE = "UNAVAILABLE"
-    LOADING = "LOADING"
-    UNLOADING = "UNLOADING"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelEntry:
-    """One line of the repository index. ``version`` is empty for a model without any."""
-
-    name: str
-    version: str
-    state: ModelState
-    reason: str = ""
-
-
-@dataclass(slots=True)
-class _Slot:
-    """What is known of one version."""
-
-    state: ModelState = ModelState.UNKNOWN
-    reason: str = ""
-    loaded: LoadedModel | None = None  # serving; may be so while the next one loads
-    cause: Exception | None = None  # of the last load, if it failed
-
-
-@dataclass(slots=True)
-class _Model:
-    """What is known of one model. Version 0 stands for a model without any."""
-
-    slots: dict[int, _Slot] = field(default_factory=dict)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # one load or unload at a time
 
 
 class Repository:
@@ -98,7 +54,7 @@ class Repository:
         self._observer, self._on_ready, self._on_unload = observer, on_ready, on_unload
         self._backends = backends or find_all()
         self._loader = Loader(settings, self._backends, ProofCache(settings.cache))
-        self._models: dict[str, _Model] = {}
+        self._models: dict[str, ModelSlots] = {}
         workers = settings.load_workers or os.cpu_count() or 1
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="seqlens-load")
 
@@ -154,13 +110,13 @@ class Repository:
         """
         if name not in self._models:
             raise ModelNotFound(name, version, self._known())
-        slots = self._models[name].slots
+        model = self._models[name]
         if not version:
-            return self._highest(name, slots)
+            return model.highest(f"model {name!r}")
         number = int(version) if version.isdecimal() and version.isascii() else 0
-        if number not in slots or str(number) != version:
-            raise ModelNotFound(name, version, ", ".join(str(n) for n in sorted(slots) if n))
-        return _serving(f"model {name!r} version {version!r}", slots[number])
+        if number not in model.slots or str(number) != version:
+            raise ModelNotFound(name, version, ", ".join(str(n) for n in sorted(model.slots) if n))
+        return model.slots[number].serving(f"model {name!r} version {version!r}")
 
     def index(self) -> list[ModelEntry]:
         """All models and versions that are known, sorted."""
@@ -169,13 +125,6 @@ class Repository:
             for name, model in sorted(self._models.items())
             for version, slot in sorted(model.slots.items())
         ]
-
-    def _highest(self, name: str, slots: dict[int, _Slot]) -> LoadedModel:
-        ready = [version for version, slot in slots.items() if slot.loaded]
-        if ready:
-            return _serving(f"model {name!r}", slots[max(ready)])
-        reasons = [slot.reason for _, slot in sorted(slots.items(), reverse=True) if slot.reason]
-        raise ModelNotReady(f"model {name!r} is not ready: {reasons[0] if reasons else 'loading'}")
 
     def _known(self) -> str:
         return ", ".join(sorted(self._models))
@@ -189,7 +138,7 @@ class Repository:
 
     async def _load(self, found: FoundModel) -> list[str]:
         """Bring a model to what its folder holds; returns why versions could not be loaded."""
-        model = self._models.setdefault(found.name, _Model())
+        model = self._models.setdefault(found.name, ModelSlots())
         async with model.lock:
             if found.reason:
                 return await self._reject(found, model, found.reason)
@@ -199,35 +148,35 @@ class Repository:
                 return await self._reject(found, model, str(error))
             return await self._apply(found, model, config)
 
-    async def _apply(self, found: FoundModel, model: _Model, config: ModelConfig) -> list[str]:
+    async def _apply(self, found: FoundModel, model: ModelSlots, config: ModelConfig) -> list[str]:
         numbers = tuple(version.version for version in found.versions)
         chosen = config.chosen(numbers)
-        for missing in config.missing(numbers):
-            self._fail(found.name, model, missing, "asked for in model.yaml, but not there")
+        missing = "asked for in model.yaml, but not there"
+        failures = [self._fail(found.name, model, n, missing) for n in config.missing(numbers)]
         versions = [v for v in found.versions if v.version in chosen]
         results = await asyncio.gather(*(self._replace(found, model, v, config) for v in versions))
-        failures = [f"version {m}: not there" for m in config.missing(numbers)]
         failures += [reason for reason in results if reason]
         if not failures:  # else a version that was to be followed goes on
             await self._retire(model, numbers, chosen)
         return failures
 
-    async def _retire(self, model: _Model, numbers: Iterable[int], chosen: Iterable[int]) -> None:
+    async def _retire(
+        self, model: ModelSlots, numbers: Iterable[int], chosen: Iterable[int]
+    ) -> None:
         """Unload versions that are no longer chosen, forget those that are gone."""
         for version in [v for v in model.slots if v not in chosen]:
-            await self._unload(model.slots[version], "left out by version_policy")
+            await self._unload(model.slots[version], _LEFT_OUT)
             if version not in numbers:
                 del model.slots[version]
         for version in numbers:
             if version not in model.slots:
-                reason = "left out by version_policy"
-                model.slots[version] = _Slot(ModelState.UNAVAILABLE, reason)
+                model.slots[version] = VersionSlot(ModelState.UNAVAILABLE, _LEFT_OUT)
 
     async def _replace(
-        self, found: FoundModel, model: _Model, version: FoundVersion, config: ModelConfig
+        self, found: FoundModel, model: ModelSlots, version: FoundVersion, config: ModelConfig
     ) -> str:
         """Load a version in the place of the one before it; returns why that failed."""
-        number, slot = version.version, model.slots.setdefault(version.version, _Slot())
+        number, slot = version.version, model.of(version.version)
         before = slot.loaded
         if before is None:
             slot.state, slot.reason = ModelState.LOADING, "loading"
@@ -246,7 +195,7 @@ class Repository:
             _log.exception("model %s version %s could not be loaded", found.name, number)
             reason = f"{type(error).__name__}: {error}"
             return self._fail(found.name, model, number, reason, error)
-        slot.state, slot.reason, slot.loaded, slot.cause = ModelState.READY, "", loaded, None
+        slot.ready(loaded)
         if before is not None:
             await self._close(before)
         return ""
@@ -280,33 +229,33 @@ class Repository:
             loaded.decision.reason,
         )
 
-    async def _reject(self, found: FoundModel, model: _Model, reason: str) -> list[str]:
+    async def _reject(self, found: FoundModel, model: ModelSlots, reason: str) -> list[str]:
         """Nothing of the model can be loaded: every version that does not serve says why."""
         numbers = [version.version for version in found.versions] or [0]
         serving = [number for number, slot in model.slots.items() if slot.loaded]
         return [self._fail(found.name, model, n, reason) for n in {*numbers, *serving}][:1]
 
     def _fail(
-        self, name: str, model: _Model, version: int, reason: str, error: Exception | None = None
+        self,
+        name: str,
+        model: ModelSlots,
+        version: int,
+        reason: str,
+        error: Exception | None = None,
     ) -> str:
-        slot = model.slots.setdefault(version, _Slot())
-        verified = isinstance(error, VerificationFailed)
+        unproved = isinstance(error, VerificationFailed)
         self._observer.model_load_failed(
-            name, result="verification_failed" if verified else "failed"
+            name, result="verification_failed" if unproved else "failed"
         )
         _log.error("model %s version %s cannot be loaded: %s", name, version or "-", reason)
-        slot.cause = error
-        if slot.loaded is None:
-            slot.state, slot.reason = ModelState.UNAVAILABLE, reason
-        else:
-            slot.reason = f"the version loaded before goes on serving; the new one: {reason}"
+        model.of(version).failed(reason, error)
         return f"version {version}: {reason}" if version else reason
 
     async def _remove(self, name: str) -> None:
         await self.unload(name)
         self._models.pop(name, None)
 
-    async def _unload(self, slot: _Slot, reason: str) -> None:
+    async def _unload(self, slot: VersionSlot, reason: str) -> None:
         loaded, slot.loaded = slot.loaded, None
         if loaded is not None:
             slot.state, slot.reason = ModelState.UNLOADING, "being unloaded"
@@ -328,9 +277,3 @@ def _path_of(version: FoundVersion) -> Path:
     if version.path is None:
         raise ModelRejected(version.reason)
     return version.path
-
-
-def _serving(what: str, slot: _Slot) -> LoadedModel:
-    if slot.loaded is None:
-        raise ModelNotReady(f"{what} is not ready: {slot.reason}")
-    return slot.loaded
