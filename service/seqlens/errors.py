@@ -48,6 +48,22 @@ class SequenceTooLong(InvalidRequest):
         super().__init__(field, got=f"length {length}", expected=f"at most {limit}")
 
 
+class MessageTooLarge(InvalidRequest):
+    """A message asks for more sequences, or holds a longer name or text, than it may."""
+
+
+class AnswerTooLarge(InvalidRequest):
+    """The answer does not fit into one message."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            "answer",
+            got=f"{size} bytes",
+            expected=f"at most {limit} (limits.max_message_bytes): ask for fewer sequences in one "
+            "message, shorter ones, or fewer outputs",
+        )
+
+
 class ModelNotFound(SeqLensError):
     """No such model, or no such version of it, in the repository."""
 

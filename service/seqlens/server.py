@@ -57,11 +57,13 @@ class Server:
         self._repository = Repository(settings, observer, self._serve, self._serve_no_more)
         self._models = ServedModels(self._repository, observer)
         self._ready = False
-        inference = Inference(self._models, settings.limits)
+        inference = Inference(settings.limits)
         calls = self._calls = Calls(observer, statistics)
         self._grpc = GrpcServer(
             settings,
-            GrpcInferenceService(inference, self._models, calls, statistics, self.is_ready),
+            GrpcInferenceService(
+                inference, self._models, calls, statistics, self.is_ready, settings.limits
+            ),
             GrpcSequenceService(inference, self._models, calls, settings.limits),
         )
         self._loading: asyncio.Task[None] | None = None

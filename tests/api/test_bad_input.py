@@ -1,5 +1,6 @@
 """Requests that must be refused: the right code, field, got and expected, and the server lives."""
 
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import grpc
 import numpy as np
 import onnx.parser
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from seqlens_wire.errors import from_metadata
 from seqlens_wire.pb import open_inference_pb2 as pb
@@ -47,6 +49,20 @@ hidden_table (int64[batch, time] ids) => (float[batch, time] picked) {
 """
 
 
+# Two thousand bytes of answer for every position.
+WIDE = """
+<ir_version: 8, opset_import: ["" : 17]>
+wide (int64[batch, time] ids) => (float[batch, time, 500] picked) {
+  zero = Constant<value_float = 0.0>()
+  step = Constant<value_float = 1.0>()
+  end = Constant<value_float = 5000.0>()
+  numbers = Range(zero, end, step)
+  sizes = Constant<value_ints = [10, 500]>()
+  table = Reshape(numbers, sizes)
+  picked = Gather(table, ids)
+}
+"""
+
 # No time axis: requests run as they come.
 DENSE = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -57,31 +73,52 @@ dense (float[batch, 3] x) => (float[batch, 3] y) {
 
 
 @pytest.fixture(scope="module")
-def bad_target(
+def bad_server(
     repository: Path,
     tmp_path_factory: pytest.TempPathFactory,
     serve_for_module: Callable[..., Any],
-) -> str:
-    """A server of an example model, of one with a mask and no tokenizer, and of one that fails."""
+) -> Any:
+    """A server of an example model and of some that are hard to serve, with low limits."""
     folder = tmp_path_factory.mktemp("bad-input")
     (folder / "lstm-onnx").symlink_to(repository / "lstm-onnx")
-    models = {"masked-mean": MASKED_MEAN, "hidden-table": HIDDEN_TABLE, "dense": DENSE}
+    models = {
+        "masked-mean": MASKED_MEAN,
+        "hidden-table": HIDDEN_TABLE,
+        "wide": WIDE,
+        "dense": DENSE,
+    }
     for name, text in models.items():
         version = folder / name / "1"
         version.mkdir(parents=True)
         onnx.save(onnx.parser.parse_model(text), version / "model.onnx")
     stated = "inputs: {mask: {role: mask, mask_marks: real}}\n"
     (folder / "masked-mean" / "model.yaml").write_text(stated)
-    limits = {"sequence-length": 50, "message-bytes": 100_000, "message-sequences": 500}
+    limits = {"sequence-length": 50, "message-bytes": 60_000, "message-sequences": 500}
     options = [f"--limits.max-{name}={value}" for name, value in limits.items()]
-    address: str = serve_for_module(folder, *options).grpc
-    return address
+    return serve_for_module(folder, *options)
 
 
 @pytest.fixture
-def channel(bad_target: str) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(bad_target) as opened:
+def channel(bad_server: Any) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(bad_server.grpc) as opened:
         yield opened
+
+
+@pytest.fixture
+def count(bad_server: Any) -> Callable[..., float]:
+    """What the server's metrics say now: ``count(family, label=value, ...)``."""
+
+    def read(name: str, **labels: str) -> float:
+        with urllib.request.urlopen(f"http://{bad_server.metrics}/metrics") as response:
+            families = list(text_string_to_metric_families(response.read().decode()))
+        samples = (sample for family in families for sample in family.samples)
+        return sum(
+            sample.value
+            for sample in samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    return read
 
 
 @pytest.fixture
@@ -332,6 +369,97 @@ def test_a_text_beyond_all_words_is_refused_before_it_is_tokenised(channel: grpc
         "texts", "20000 characters", "at most 12800"
     )  # fmt: skip
     assert [result.length for result in answers.results] == [2, 0, 1]
+
+
+def stream(channel: grpc.Channel, model: str, **sequences: Any) -> dict[str, Any]:
+    """Result or error of each id of one message."""
+    messages = [
+        sequences_pb2.ProcessStreamRequest(options={"model_name": model, "window": 500}),
+        sequences_pb2.ProcessStreamRequest(sequences=sequences),
+    ]
+    responses = list(SequenceServiceStub(channel).ProcessStream(iter(messages)))
+    assert all(response.ByteSize() <= 60_000 for response in responses)
+    return {
+        name: result
+        for response in responses
+        for name, result in zip(response.ids, response.answers.results, strict=True)
+    }
+
+
+def test_what_is_refused_for_its_size_is_counted_for_its_model(
+    channel: grpc.Channel, infer: Any, count: Callable[..., float]
+) -> None:
+    def refused() -> float:
+        return count("seqlens_rejected_total", model="lstm-onnx", reason="too_large")
+
+    before = refused()
+    for message in (request(tokens=[[2]] * 501), request(**{"t" * 2000: [[2]]})):
+        with pytest.raises(grpc.RpcError):
+            infer(message)
+    assert refused() == before + 2
+    batch = sequences_pb2.ProcessBatchRequest(model_name="lstm-onnx")
+    batch.sequences.texts.extend(["x" * 20_000, "it", "x" * 20_000])
+    SequenceServiceStub(channel).ProcessBatch(batch)
+    assert refused() == before + 4
+    stream(channel, "lstm-onnx", ids=["a", "b"], sequences={"texts": [""] * 501})
+    assert refused() == before + 6
+    with pytest.raises(grpc.RpcError):
+        stream(channel, "lstm-onnx", ids=["a"] * 501)
+    assert refused() == before + 7
+
+
+def wide_batch(sequences: int) -> sequences_pb2.ProcessBatchRequest:
+    rows = [np.full(10, 2)] * sequences  # twenty thousand bytes of answer each
+    packed = sequences_pb2.Sequences(inputs=[pack("ids", "INT64", rows)])
+    return sequences_pb2.ProcessBatchRequest(model_name="wide", sequences=packed)
+
+
+@pytest.mark.parametrize("method", ["batch", "infer"])
+def test_an_answer_that_fits_into_no_message_is_refused_and_counted(
+    method: str, channel: grpc.Channel, infer: Any, count: Callable[..., float]
+) -> None:
+    def ask(sequences: int) -> None:
+        if method == "infer":
+            infer(request("wide", ids=np.full((sequences, 10), 2)))
+        else:
+            SequenceServiceStub(channel).ProcessBatch(wide_batch(sequences))
+
+    def counted(code: str) -> float:
+        return count("seqlens_requests_total", model="wide", method=method, code=code)
+
+    ask(2)
+    before = counted("OK"), counted("INVALID_ARGUMENT")
+    with pytest.raises(grpc.RpcError) as caught:
+        ask(4)
+    assert caught.value.code() is INVALID
+    details = from_metadata(caught.value.trailing_metadata())
+    assert details.field == "answer"
+    assert details.got.startswith("80")
+    assert "at most 60000 (limits.max_message_bytes): ask for fewer sequences" in details.expected
+    assert (counted("OK"), counted("INVALID_ARGUMENT")) == (before[0], before[1] + 1)
+
+
+def test_a_sequence_of_a_stream_whose_answer_fits_into_no_message_is_told_so(
+    channel: grpc.Channel,
+) -> None:
+    ids = [np.full(length, 2) for length in (10, 50, 10)]
+    packed = sequences_pb2.Sequences(inputs=[pack("ids", "INT64", ids)])
+    results = stream(channel, "wide", ids=["a", "b", "c"], sequences=packed)
+    assert {name: result.error.field for name, result in results.items()} == {
+        "a": "", "b": "answer", "c": ""
+    }  # fmt: skip
+    assert results["b"].error.code == "INVALID_ARGUMENT"
+
+
+def test_answers_of_a_stream_that_are_too_large_together_travel_apart(
+    channel: grpc.Channel,
+) -> None:
+    """All are ready at once, and their texts add up to more than a message may hold."""
+    names = [f"{number:040}" for number in range(500)]
+    packed = sequences_pb2.Sequences(inputs=[pack("t", "INT64", [np.array([2])] * 500)])
+    results = stream(channel, "lstm-onnx", ids=names, sequences=packed)
+    assert list(results) == names
+    assert {result.error.code for result in results.values()} == {"INVALID_ARGUMENT"}
 
 
 def test_too_many_ids_end_their_stream(channel: grpc.Channel) -> None:

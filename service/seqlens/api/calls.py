@@ -9,7 +9,7 @@ from typing import Literal
 
 from seqlens.api.requests import Timings
 from seqlens.api.statistics import Statistics
-from seqlens.errors import SeqLensError, SequenceTooLong
+from seqlens.errors import MessageTooLarge, SeqLensError, SequenceTooLong
 from seqlens.graphs.anatomy import Architecture
 from seqlens.metrics.observer import Method, ModelLabels, Observer
 from seqlens.sequences import SequenceAnswer
@@ -127,9 +127,11 @@ class Calls:
             self._report_answer(call)
 
     def refused(self, labels: ModelLabels, error: SeqLensError) -> None:
-        """Count a sequence that was refused for its length; queues count their own refusals."""
+        """Count what was refused for its length or size; queues count their own refusals."""
         if isinstance(error, SequenceTooLong):
             self._observer.rejected(labels, reason="too_long")
+        elif isinstance(error, MessageTooLarge):
+            self._observer.rejected(labels, reason="too_large")
 
     def _report_answer(self, call: Call) -> None:
         timings = call.timings

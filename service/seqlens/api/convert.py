@@ -36,8 +36,6 @@ def read_infer_request(message: ModelInferRequest, time_remaining: float | None)
     for output in message.outputs:
         _refuse(output.parameters, _REFUSED_OF_OUTPUTS, f"outputs.{output.name}.parameters")
     return InferRequest(
-        model=message.model_name,
-        version=message.model_version,
         inputs=_read_inputs(message),
         outputs=tuple(output.name for output in message.outputs),
         id=message.id,

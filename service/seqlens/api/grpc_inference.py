@@ -9,10 +9,12 @@ from seqlens.api.convert import read_infer_request, write_infer_response
 from seqlens.api.describe_models import model_config, model_metadata, model_statistics
 from seqlens.api.grpc_errors import Context, unary, why_left
 from seqlens.api.inference import Inference, off_loop_if_large
+from seqlens.api.message_bounds import check_answer
 from seqlens.api.served import ServedModels
 from seqlens.api.statistics import Statistics
 from seqlens.errors import NotOffered
 from seqlens.repository.loading import LoadedModel
+from seqlens.settings import LimitSettings
 from seqlens_wire.pb import open_inference_pb2 as pb
 
 # What works, and nothing else: RPCs of all other extensions answer UNIMPLEMENTED.
@@ -37,12 +39,14 @@ class GrpcInferenceService:
         calls: Calls,
         statistics: Statistics,
         ready: Callable[[], bool],
+        limits: LimitSettings,
     ) -> None:
         self._inference = inference
         self._models = models
         self._calls = calls
         self._statistics = statistics
         self._ready = ready
+        self._limits = limits
 
     @unary
     async def ServerLive(
@@ -121,12 +125,17 @@ class GrpcInferenceService:
     ) -> pb.ModelInferResponse:
         """Answer whole tensors."""
         with self._calls.watch("grpc", "infer", lambda: why_left(context)) as call:
+            # Before it is read, so that what cannot be read is counted for its model as well.
+            served = self._models.find(request.model_name, request.model_version)
+            call.labels = served.model.metric_labels
             with call.decoding():
                 size, remaining = request.ByteSize(), context.time_remaining()
                 plain = await off_loop_if_large(size, read_infer_request, request, remaining)
-            response = await self._inference.infer(plain, call)
+            response = await self._inference.infer(served, plain, call)
             with call.encoding():
-                return write_infer_response(response)
+                answer = write_infer_response(response)
+                check_answer(answer, self._limits.max_message_bytes)
+                return answer
 
     ModelStreamInfer = _not_offered("ModelStreamInfer")
     RepositoryModelLoad = _not_offered("RepositoryModelLoad")

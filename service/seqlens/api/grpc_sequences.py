@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 
 from seqlens.api.calls import Call, Calls
 from seqlens.api.convert import deadline_in
@@ -11,12 +11,18 @@ from seqlens.api.describe_sequences import describe_model
 from seqlens.api.failures import answerable
 from seqlens.api.grpc_errors import Context, streaming, unary, why_left
 from seqlens.api.inference import Inference, Outcome, off_loop_if_large, outcomes
-from seqlens.api.message_bounds import check_count, check_tensor_names
+from seqlens.api.message_bounds import check_answer, check_count, check_tensor_names
 from seqlens.api.requests import SequenceRequest, Urgency
 from seqlens.api.served import DRAINING, ServedModels
 from seqlens.api.stream import Group, Pending, SequenceStream
 from seqlens.api.validation import check_outputs
-from seqlens.errors import Draining, InvalidRequest, SeqLensError
+from seqlens.errors import (
+    AnswerTooLarge,
+    Draining,
+    InvalidRequest,
+    MessageTooLarge,
+    SeqLensError,
+)
 from seqlens.sequences import SequenceAnswer
 from seqlens.settings import LimitSettings
 from seqlens_wire.pb import sequences_pb2 as pb
@@ -53,12 +59,14 @@ class GrpcSequenceService:
             results = await outcomes(self._inference.start(served, checked, urgency))
             self._note(call, results)
             with call.encoding():
-                return pb.ProcessBatchResponse(
+                answer = pb.ProcessBatchResponse(
                     model_name=model.name,
                     model_version=model.version,
                     id=request.id,
                     answers=write_answers(model, results, names),
                 )
+                check_answer(answer, self._limits.max_message_bytes)
+                return answer
 
     @streaming
     async def ProcessStream(
@@ -76,8 +84,12 @@ class GrpcSequenceService:
             reader.add_done_callback(lambda _: stream.end())
             try:
                 async for group in stream.groups():
-                    yield self._respond(group, names)
+                    for response in self._respond(group, names):
+                        yield response
                 await reader
+            except MessageTooLarge as error:
+                self._calls.refused(served.model.metric_labels, error)
+                raise
             finally:
                 reader.cancel()
                 for pending in stream.close():
@@ -136,12 +148,14 @@ class GrpcSequenceService:
         ids: Sequence[str] = message.sequences.ids
         # Too many to be told anything each: this ends the stream.
         check_count("sequences.ids", len(ids), self._limits.max_message_sequences)
+        model = None
         try:
             if message.WhichOneof("message") != "sequences":
                 raise InvalidRequest(
                     "message", got=message.WhichOneof("message") or "nothing", expected="sequences"
                 )
             served = self._models.find(options.model_name, options.model_version)
+            model = served.model
             plain = await self._plain(message.sequences.sequences)
             if len(ids) != len(plain):
                 raise InvalidRequest(
@@ -150,30 +164,32 @@ class GrpcSequenceService:
                     expected=f"{len(plain)}, one for each sequence",
                 )
             urgency = Urgency(_deadline(options, context), options.priority)
-            checked = await self._inference.check(served.model, plain)
+            checked = await self._inference.check(model, plain)
             started = await self._inference.start_when_room(served, checked, urgency)
         except Exception as error:
             told = answerable(error)
-            return [Pending(one, None, told, arrived) for one in ids or ("",)]
+            return [Pending(one, model, told, arrived) for one in ids or ("",)]
         return [
-            Pending(one, served.model, future, arrived)
-            for one, future in zip(ids, started, strict=True)
+            Pending(one, model, future, arrived) for one, future in zip(ids, started, strict=True)
         ]
 
     async def _plain(self, sequences: pb.Sequences) -> list[SequenceRequest]:
         most = self._limits.max_message_sequences
         return await off_loop_if_large(sequences.ByteSize(), read_sequences, sequences, most)
 
-    def _respond(self, group: Group, names: Sequence[str]) -> pb.ProcessStreamResponse:
-        results = [result for _, result in group.members]
+    def _respond(self, group: Group, names: Sequence[str]) -> Iterator[pb.ProcessStreamResponse]:
+        """The message of a group, or several where it does not fit into one."""
+        response = _write_group(group, names)
+        try:
+            check_answer(response, self._limits.max_message_bytes)
+        except AnswerTooLarge as error:
+            for part in _smaller(group, error):
+                yield from self._respond(part, names)
+            return
         for pending, result in group.members:
             code = result.grpc_code if isinstance(result, SeqLensError) else "OK"
             self._report(pending, code, result)
-        response = pb.ProcessStreamResponse(ids=[pending.id for pending, _ in group.members])
-        response.answers.CopyFrom(write_answers(group.model, results, names))
-        if group.model is not None:
-            response.model_version = group.model.version
-        return response
+        yield response
 
     def _report(self, pending: Pending, code: str, result: Outcome | None) -> None:
         """Each sequence of a stream counts as one request."""
@@ -186,6 +202,26 @@ class GrpcSequenceService:
         for one in results:
             if isinstance(one, SeqLensError):
                 self._calls.refused(call.labels, one)
+
+
+def _write_group(group: Group, names: Sequence[str]) -> pb.ProcessStreamResponse:
+    results = [result for _, result in group.members]
+    response = pb.ProcessStreamResponse(ids=[pending.id for pending, _ in group.members])
+    response.answers.CopyFrom(write_answers(group.model, results, names))
+    if group.model is not None:
+        response.model_version = group.model.version
+    return response
+
+
+def _smaller(group: Group, error: AnswerTooLarge) -> list[Group]:
+    """The halves of a group, or one whose single sequence has this error for its answer."""
+    members = group.members
+    if len(members) == 1:
+        if isinstance(members[0][1], SeqLensError):
+            raise error  # nothing smaller can be said
+        return [Group(group.model, ((members[0][0], error),))]
+    half = len(members) // 2
+    return [Group(group.model, part) for part in (members[:half], members[half:])]
 
 
 async def _read_options(requests: AsyncIterator[pb.ProcessStreamRequest]) -> pb.StreamOptions:

@@ -21,7 +21,7 @@ from seqlens.api.requests import (
     Urgency,
 )
 from seqlens.api.rows import input_named, join, split
-from seqlens.api.served import Served, ServedModels
+from seqlens.api.served import Served
 from seqlens.api.validation import check_names, check_outputs, check_tensor
 from seqlens.errors import DeadlinePassed, InvalidRequest, SeqLensError
 from seqlens.graphs.anatomy import ModelAnatomy
@@ -48,17 +48,16 @@ class Inference:
     Used on the event loop only.
     """
 
-    def __init__(self, models: ServedModels, limits: LimitSettings) -> None:
-        self._models, self._limits = models, limits
+    def __init__(self, limits: LimitSettings) -> None:
+        self._limits = limits
 
-    async def infer(self, request: InferRequest, call: Call) -> InferResponse:
+    async def infer(self, served: Served, request: InferRequest, call: Call) -> InferResponse:
         """Answer whole tensors, in the caller's order and shape.
 
         Raises ``SeqLensError``. When one row fails the request fails with that row named and no
         more is done for the others; when the caller leaves, waiting work is taken back.
         """
-        served = self._models.find(request.model, request.version)
-        model, call.labels = served.model, served.model.metric_labels
+        model = served.model
         names = check_outputs(model.anatomy, request.outputs)
         self._check_row_count(model.anatomy, request.inputs)
         size = sum(tensor.array.nbytes for tensor in request.inputs)

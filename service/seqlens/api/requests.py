@@ -30,8 +30,6 @@ class Urgency:
 class InferRequest:
     """One request of the Open Inference Protocol: whole tensors, padding and all."""
 
-    model: str
-    version: str
     inputs: tuple[NamedTensor, ...]
     outputs: tuple[str, ...] = ()  # empty: all
     id: str = ""
