@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from tests.support.torchscript_modules import made, quiet
+from torch import Tensor, nn
 
 from seqlens import __version__
 from seqlens_zoo.antecedent import KITTEN_SENTENCE
@@ -150,6 +153,25 @@ def test_verify_shows_the_proof(seqlens: Run, repository: Path, tmp_path: Path) 
     proof: Any = json.loads(seqlens("verify", path, "--json", env=env).stdout)
     assert proof["strategy"] == "by_length"
     assert proof["proof"]["padded_error"] <= proof["proof"]["allowed_error"]
+
+
+class SpoiltByPadding(nn.Module):
+    def forward(self, tokens: Tensor) -> Tensor:
+        padded = (tokens == 0).any(1, keepdim=True)
+        mean = tokens.float().mean(1, keepdim=True)
+        return torch.where(padded, torch.full_like(mean, float("nan")), mean)
+
+
+def test_verify_tells_an_infinite_error_from_one_that_was_not_tried(
+    seqlens: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "spoilt.pt"
+    with quiet():
+        torch.jit.save(made(SpoiltByPadding()), path)
+    facts: Any = json.loads(seqlens("verify", str(path), "--json").stdout)
+    assert facts["strategy"] == "equal_length"
+    assert facts["proof"]["padded_error"] == "inf"
+    assert facts["proof"]["exported_error"] is None
 
 
 def test_infer_prints_a_table_of_answers(seqlens: Run, target: str) -> None:

@@ -72,7 +72,8 @@ def verify(path: Path, *, json: bool = False) -> None:
     path
         Model file, or folder of a model.
     json
-        Print JSON for programs instead of text for people.
+        Print JSON for programs instead of text for people. An error that is null was not tried;
+        "inf" stands for answers that are not finite or change their shape.
     """
     from seqlens.cli.verification import show_proof
 

@@ -1,5 +1,6 @@
 """``seqlens verify``: whether batching changes answers, for people or as JSON."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def show_proof(path: Path, *, as_json: bool) -> None:
     except SeqLensError as error:
         raise error.at(str(version.path)) from error
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(_facts(loaded))).decode())
+        facts = _spelt_out(msgspec.to_builtins(_facts(loaded), str_keys=True))
+        print(msgspec.json.format(msgspec.json.encode(facts)).decode())
     else:
         _print(loaded)
     loaded.engine.close()
@@ -47,6 +49,15 @@ def _facts(model: LoadedModel) -> dict[str, Any]:
         "max_length_source": model.max_length_source,
         "costs": model.cost.measurements,
     }
+
+
+def _spelt_out(value: Any) -> Any:
+    """The same with ``"inf"`` for infinity, for which JSON has no number: null is "not tried"."""
+    if isinstance(value, dict):
+        return {key: _spelt_out(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_spelt_out(one) for one in value]
+    return "inf" if value == math.inf else value
 
 
 def _print(model: LoadedModel) -> None:
