@@ -94,7 +94,7 @@ def model_config(model: LoadedModel) -> model_config_pb2.ModelConfig:
             data_type=_data_type(output.datatype),
             dims=output.shape[1:] if batch_first else output.shape,
         )
-    if model.decision.strategy in (Strategy.BY_LENGTH, Strategy.EQUAL_LENGTH):
+    if model.decision.strategy.shares_batches:
         config.dynamic_batching.SetInParent()
     for name, text in _properties(model).items():
         config.parameters[name].string_value = text

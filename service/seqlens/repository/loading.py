@@ -21,7 +21,7 @@ from seqlens.repository.measure import LengthLimit, length_limit, measure
 from seqlens.repository.tokenizer import Tokenizer
 from seqlens.repository.verify import Proof, decide_strategy, prove
 from seqlens.scheduling.cost import CostModel, Measurement
-from seqlens.scheduling.strategy import Decision, Strategy
+from seqlens.scheduling.strategy import Decision
 from seqlens.settings import SchedulerSettings, ServerSettings
 
 _MOST_PROOF_ROWS = 8
@@ -165,7 +165,7 @@ class Loader:
                 anatomy,
                 shortest=min(proof.checked_lengths),
                 longest=longest,
-                most_rows=rows if _shares(decision) else 1,
+                most_rows=rows if decision.strategy.shares_batches else 1,
             )
         return _Findings(proof, decision, measurements)
 
@@ -200,10 +200,6 @@ class Loader:
 def _remembered(engine: Engine, found: _Findings) -> Remembered:
     device = str(engine.capabilities.device)
     return Remembered(device, engine.anatomy, found.proof, found.measurements)
-
-
-def _shares(decision: Decision) -> bool:
-    return decision.strategy in (Strategy.BY_LENGTH, Strategy.EQUAL_LENGTH)
 
 
 def _tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:

@@ -277,8 +277,7 @@ def _with_failure(decision: Decision, proof: Proof) -> Decision:
 
 def _with_longest(decision: Decision, anatomy: ModelAnatomy, proof: Proof) -> Decision:
     """Bound shared batches to the lengths for which they are proved."""
-    shares = decision.strategy in (Strategy.BY_LENGTH, Strategy.EQUAL_LENGTH)
-    if not shares or anatomy.fixed_length is not None:
+    if not decision.strategy.shares_batches or anatomy.fixed_length is not None:
         return decision
     longest = proof.longest_shared(decision.strategy)
     if longest == anatomy.max_length:  # longer ones are not taken at all

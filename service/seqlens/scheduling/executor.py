@@ -16,10 +16,10 @@ from typing import Protocol, TypeVar
 from seqlens.backends.base import Engine
 from seqlens.backends.padding import pad, unpad
 from seqlens.errors import BackendFailed, SeqLensError
-from seqlens.metrics.observer import ModelLabels, Observer
+from seqlens.metrics.observer import ModelLabels, Observer, Trigger
 from seqlens.scheduling.cost import CostTracker
 from seqlens.scheduling.jobs import Deliver, Job
-from seqlens.scheduling.plan import Batch, Trigger
+from seqlens.scheduling.plan import Batch
 from seqlens.scheduling.queue import WaitingRoom
 from seqlens.scheduling.strategy import Decision, Strategy
 from seqlens.sequences import Array, InputSequence, SequenceAnswer, Tensors

@@ -17,7 +17,7 @@ from seqlens.scheduling.executor import BatchExecutor
 from seqlens.scheduling.jobs import Job, settle
 from seqlens.scheduling.plan import Waiting
 from seqlens.scheduling.queue import WaitingRoom
-from seqlens.scheduling.strategy import Decision, Strategy
+from seqlens.scheduling.strategy import Decision
 from seqlens.sequences import InputSequence, SequenceAnswer
 from seqlens.settings import SchedulerSettings
 
@@ -137,7 +137,7 @@ class ModelQueue:
     def _waiting(
         self, sequence: InputSequence, now: float, deadline: float | None, priority: int
     ) -> Waiting:
-        shares = self.served.decision.strategy in (Strategy.BY_LENGTH, Strategy.EQUAL_LENGTH)
+        shares = self.served.decision.strategy.shares_batches
         key = sharing_key(self.served.engine.anatomy, sequence) if shares else None
         return Waiting(next(self._numbers), sequence.length, now, deadline, priority, key)
 

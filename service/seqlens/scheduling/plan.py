@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
+from seqlens.metrics.observer import Trigger
 from seqlens.scheduling.cost import Cost
 from seqlens.scheduling.strategy import Strategy
-
-Trigger = Literal["full", "budget", "idle"]
 
 _LOOK_AHEAD = 64  # mates considered for one batch
 _PATIENCE = 8  # mates refused in a row before the others are not even looked at
@@ -161,7 +160,7 @@ def _eligible(
     seed: Waiting, mates: Iterable[Waiting], strategy: Strategy, longest: float
 ) -> Iterable[Waiting]:
     """The mates that may share a batch with the seed at all."""
-    if strategy in (Strategy.ALONE, Strategy.WHOLE) or seed.length > longest:
+    if not strategy.shares_batches or seed.length > longest:
         return ()
     same_length = strategy is Strategy.EQUAL_LENGTH
     return (

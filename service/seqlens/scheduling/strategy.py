@@ -15,6 +15,11 @@ class Strategy(StrEnum):
     ALONE = "alone"  # one sequence at a time: batch mates leak, or there is no batch axis
     WHOLE = "whole"  # not a sequence model: the request as it came
 
+    @property
+    def shares_batches(self) -> bool:
+        """Whether several sequences may run together at all."""
+        return self in (Strategy.BY_LENGTH, Strategy.EQUAL_LENGTH)
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
