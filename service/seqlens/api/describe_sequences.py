@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from seqlens.api.validation import optional
-from seqlens.graphs.anatomy import InputAnatomy, OutputAnatomy
+from seqlens.graphs.anatomy import AttentionSite, InputAnatomy, OutputAnatomy, RecurrentLayer
 from seqlens.repository.loading import LoadedModel
 from seqlens.repository.verify import Proof
 from seqlens_wire.pb import sequences_pb2 as pb
@@ -25,30 +25,8 @@ def describe_model(model: LoadedModel, versions: Sequence[str]) -> pb.DescribeMo
         sequential_depth=anatomy.sequential_depth,
         inputs=[_input(spec) for spec in anatomy.inputs],
         outputs=[_output(spec) for spec in anatomy.outputs],
-        recurrent_layers=[
-            pb.RecurrentLayer(
-                name=layer.name,
-                cell=layer.cell,
-                direction=layer.direction,
-                input_size=layer.input_size,
-                hidden_size=layer.hidden_size,
-                layers=layer.layers,
-                initial_state=layer.initial_state,
-                operator=layer.operator,
-            )
-            for layer in anatomy.recurrent_layers
-        ],
-        attention_sites=[
-            pb.AttentionSite(
-                name=site.name,
-                layer=site.layer,
-                kind=site.kind,
-                operator=site.operator,
-                heads=site.heads,
-                confidence=site.confidence,
-            )
-            for site in anatomy.attention_sites
-        ],
+        recurrent_layers=[_recurrent_layer(layer) for layer in anatomy.recurrent_layers],
+        attention_sites=[_attention_site(site) for site in anatomy.attention_sites],
         parameters=[
             pb.ParameterGroup(part=group.part, count=group.count) for group in anatomy.parameters
         ],
@@ -95,6 +73,30 @@ def _output(spec: OutputAnatomy) -> pb.OutputAnatomy:
         role=spec.role.value,
         batch_axis=spec.batch_axis,
         time_axes=spec.time_axes,
+    )
+
+
+def _recurrent_layer(layer: RecurrentLayer) -> pb.RecurrentLayer:
+    return pb.RecurrentLayer(
+        name=layer.name,
+        cell=layer.cell,
+        direction=layer.direction,
+        input_size=layer.input_size,
+        hidden_size=layer.hidden_size,
+        layers=layer.layers,
+        initial_state=layer.initial_state,
+        operator=layer.operator,
+    )
+
+
+def _attention_site(site: AttentionSite) -> pb.AttentionSite:
+    return pb.AttentionSite(
+        name=site.name,
+        layer=site.layer,
+        kind=site.kind,
+        operator=site.operator,
+        heads=site.heads,
+        confidence=site.confidence,
     )
 
 

@@ -42,7 +42,7 @@ def wire_lengths(model: ModelProto, anatomy: ModelAnatomy) -> WiredModel | None:
     wired.CopyFrom(model)
     source = _source(anatomy)
     count = _connect(wired.graph)
-    _put_first(wired.graph, _lengths_nodes(model, anatomy, source))
+    _put_first(wired.graph, _lengths_nodes(model, source))
     if source is None:
         wired.graph.input.append(_new_input(model, anatomy))
     return WiredModel(wired, _wired_anatomy(anatomy, source, count))
@@ -76,9 +76,7 @@ def _put_first(graph: GraphProto, nodes: list[NodeProto]) -> None:
     graph.node.extend([*nodes, *rest])
 
 
-def _lengths_nodes(
-    model: ModelProto, anatomy: ModelAnatomy, source: InputAnatomy | None
-) -> list[NodeProto]:
+def _lengths_nodes(model: ModelProto, source: InputAnatomy | None) -> list[NodeProto]:
     """Operators that compute the lengths as int32 [batch]."""
     if source is None or source.role is InputRole.LENGTHS:
         name = LENGTHS_INPUT if source is None else source.name
