@@ -8,6 +8,7 @@ PyTorch, and prints what was measured. Exits 0 only if every answer agrees.
 """
 
 import argparse
+import re
 import subprocess
 import sys
 import urllib.request
@@ -162,8 +163,8 @@ def new_table(title: str, titles: Sequence[str]) -> Table:
 
 def answers_table(runs: dict[str, Run], asked: Sequence[AntecedentText]) -> Table:
     table = new_table(
-        "What is the last it of the kitten sentence? And of the others, at so many words from its"
-        " noun: share of right answers",
+        "What is the last it? In the kitten sentence, and in others: share of right answers by"
+        " the words between noun and pronoun",
         ("kitten sentence", *map(str, DISTANCES)),
     )
     for model, run in runs.items():
@@ -176,8 +177,8 @@ def answers_table(runs: dict[str, Run], asked: Sequence[AntecedentText]) -> Tabl
 def service_table(runs: dict[str, Run], expected: dict[str, Logits], exposition: str) -> Table:
     ranges = [f"{low}-{high}" for low, high in LENGTH_RANGES]
     table = new_table(
-        f"p50 / p99 ms in the server by words, {WINDOW} sentences in flight; padding; and how far"
-        " a logit is from the one alone, and from PyTorch's",
+        f"p50 / p99 ms in the server for sentences of so many words, {WINDOW} in flight; share of"
+        " padding; largest difference of a logit to the answer alone, and to PyTorch",
         (*ranges, "padding", "alone", "PyTorch"),
     )
     for model, run in runs.items():
@@ -218,27 +219,27 @@ def metric_lines(exposition: str, *names: str) -> Iterator[str]:
         yield from [line for line in lines if not line.endswith(" 0.0")][:3]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repository", type=Path, default=Path("build/repository"))
-    parser.add_argument("--sentences", type=int, default=300)
-    options = parser.parse_args()
-    console = Console()
-    console.width = max(console.width, 100)  # also where the output goes into a file
-    asked = sentences(options.sentences)
-    texts = [text.text for text in asked]
-    models = [f"{name}-{form}" for name in ARCHITECTURES for form in FORMATS]
-
+def ask_all(repository: Path, texts: Sequence[str], console: Console) -> tuple[dict[str, Run], str]:
+    """What all six models answer, and the metrics afterwards."""
     columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn())
-    with served(options.repository) as addresses, Client(addresses.grpc) as client:
+    with served(repository) as addresses, Client(addresses.grpc) as client:
         with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-            runs = {model: ask(client, model, texts, progress) for model in models}
+            runs = {
+                f"{name}-{form}": ask(client, f"{name}-{form}", texts, progress)
+                for name in ARCHITECTURES
+                for form in FORMATS
+            }
         with urllib.request.urlopen(f"http://{addresses.metrics}/metrics") as answer:
-            exposition = answer.read().decode()
+            return runs, answer.read().decode()
 
-    console.print("comparing with eager PyTorch, sentence by sentence ...")
-    logits = {name: reference(name, [encode(text) for text in texts]) for name in ARCHITECTURES}
-    expected = {model: logits[model.split("-")[0]] for model in models}
+
+def show(
+    console: Console,
+    asked: Sequence[AntecedentText],
+    runs: dict[str, Run],
+    expected: dict[str, Logits],
+    exposition: str,
+) -> None:
     console.print(answers_table(runs, asked))
     console.print("models/README.md says what this shows, and what it does not.\n")
     console.print(service_table(runs, expected, exposition))
@@ -249,15 +250,39 @@ def main() -> None:
         "seqlens_tokens_total",
         "seqlens_batch_invariance_max_abs_error",
     ):
-        print(f"  {line}")
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def save_picture(console: Console, path: Path) -> None:
+    """What was printed, as an SVG that asks no other host for a font."""
+    drawn = console.export_svg(title="make demo")
+    path.write_text(re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repository", type=Path, default=Path("build/repository"))
+    parser.add_argument("--sentences", type=int, default=300)
+    parser.add_argument("--picture", type=Path, help="write what is shown into this SVG file")
+    options = parser.parse_args()
+    console = Console(record=True)
+    console.width = max(console.width, 112)  # also where the output goes into a file
+    asked = sentences(options.sentences)
+    texts = [text.text for text in asked]
+
+    runs, exposition = ask_all(options.repository, texts, console)
+    print("comparing with eager PyTorch, sentence by sentence ...", flush=True)
+    logits = {name: reference(name, [encode(text) for text in texts]) for name in ARCHITECTURES}
+    expected = {model: logits[model.split("-")[0]] for model in runs}
+    show(console, asked, runs, expected, exposition)
 
     found = disagreements(runs, expected)
     if found:
         sys.exit("answers that disagree: " + "; ".join(found))
-    console.print(
-        f"all {sum(len(run.batched) + len(run.alone) + 1 for run in runs.values())} answers"
-        f" agree with PyTorch within {TOLERANCE}"
-    )
+    answers = sum(len(run.batched) + len(run.alone) + 1 for run in runs.values())
+    console.print(f"all {answers} answers agree with PyTorch within {TOLERANCE}", highlight=False)
+    if options.picture:
+        save_picture(console, options.picture)
 
 
 if __name__ == "__main__":
