@@ -197,6 +197,35 @@ async def test_a_stream_waits_for_room_where_a_batch_is_refused(
     assert codes <= {"", "DEADLINE_EXCEEDED"}
 
 
+async def test_a_stream_leaves_room_for_other_callers(
+    repository: Path, start_server: Callable[..., Any]
+) -> None:
+    """The waiting room holds twenty sequences, and the stream has always more than that to send."""
+    address = start_server(repository / "rnn-onnx", "--scheduler.max-waiting-tokens", "2000").grpc
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = SequenceServiceStub(channel)
+        call = stub.ProcessStream()
+        await call.write(opening("rnn-onnx", window=1000))
+
+        async def send_for_ever() -> None:
+            while True:
+                await call.write(sending(["x"], [[2] * 100]))
+
+        sender = asyncio.create_task(send_for_ever())
+        reader = asyncio.create_task(read_all(call))
+        await asyncio.sleep(0.3)
+        request = pb.ProcessBatchRequest(model_name="rnn-onnx", sequences=ragged([[2] * 100] * 5))
+        errors = [
+            result.error.code
+            for _ in range(20)
+            for result in (await stub.ProcessBatch(request, timeout=10)).answers.results
+        ]
+        sender.cancel()
+        reader.cancel()
+        await asyncio.gather(sender, reader, return_exceptions=True)
+    assert errors == [""] * 100
+
+
 async def test_a_client_that_does_not_read_is_not_read_from(
     streaming: SequenceServiceStub,
 ) -> None:

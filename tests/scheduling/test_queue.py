@@ -169,6 +169,22 @@ def test_the_room_is_bounded_in_tokens_and_in_sequences():
     waiting_room.check_room_for([500])
 
 
+def test_streams_leave_half_of_the_room_to_others():
+    waiting_room = room(max_waiting_tokens=100, max_waiting_sequences=8)
+    assert waiting_room.has_room_for_stream([60, 30])  # no other stream waits
+    waiting_room.add(Waiting(0, 30, 0.0, streamed=True), 0)
+    assert waiting_room.has_room_for_stream([20])
+    assert not waiting_room.has_room_for_stream([21])
+    assert not waiting_room.has_room_for_stream([1] * 4)
+    waiting_room.check_room_for([70])
+    waiting_room.add(Waiting(1, 60, 0.0), 1)
+    assert not waiting_room.has_room_for_stream([20])  # the whole room is full
+    waiting_room.remove(1)
+    waiting_room.take_all()
+    waiting_room.add(Waiting(2, 30, 0.0), 2)
+    assert waiting_room.has_room_for_stream([60])
+
+
 def test_age_is_that_of_the_first_to_come():
     waiting_room = room()
     assert waiting_room.oldest_seconds(5.0) == 0.0

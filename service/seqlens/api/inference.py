@@ -103,7 +103,12 @@ class Inference:
         return checked
 
     def start(
-        self, served: Served, checked: Sequence[InputSequence | SeqLensError], urgency: Urgency
+        self,
+        served: Served,
+        checked: Sequence[InputSequence | SeqLensError],
+        urgency: Urgency,
+        *,
+        streamed: bool = False,
     ) -> list[Started]:
         """Let the sequences wait for their turn together; errors stay where they are.
 
@@ -111,7 +116,7 @@ class Inference:
         """
         good = [one for one in checked if isinstance(one, InputSequence)]
         try:
-            futures = iter(_submit(served, good, urgency))
+            futures = iter(_submit(served, good, urgency, streamed=streamed))
         except SeqLensError as error:
             return [error if isinstance(one, InputSequence) else one for one in checked]
         return [next(futures) if isinstance(one, InputSequence) else one for one in checked]
@@ -119,16 +124,16 @@ class Inference:
     async def start_when_room(
         self, served: Served, checked: Sequence[InputSequence | SeqLensError], urgency: Urgency
     ) -> list[Started]:
-        """The same, but a full waiting room is waited for, as long as the deadline allows."""
+        """The same for a stream: room is waited for, as long as the deadline allows."""
         good = [one for one in checked if isinstance(one, InputSequence)]
         remaining = None if urgency.deadline is None else urgency.deadline - time.monotonic()
         try:
             async with asyncio.timeout(remaining):
-                await served.queue.room_for(good)
+                await served.queue.room_for_stream(good)
         except TimeoutError:
             late = DeadlinePassed("deadline passed before there was room to wait for the model")
             return [late if isinstance(one, InputSequence) else one for one in checked]
-        return self.start(served, checked, urgency)
+        return self.start(served, checked, urgency, streamed=True)
 
     def _check_row_count(self, anatomy: ModelAnatomy, tensors: Sequence[NamedTensor]) -> None:
         for tensor in tensors:
@@ -197,9 +202,15 @@ def _put_together(
 
 
 def _submit(
-    served: Served, sequences: Sequence[InputSequence], urgency: Urgency
+    served: Served,
+    sequences: Sequence[InputSequence],
+    urgency: Urgency,
+    *,
+    streamed: bool = False,
 ) -> list[asyncio.Future[SequenceAnswer]]:
-    return served.queue.submit_all(sequences, deadline=urgency.deadline, priority=urgency.priority)
+    return served.queue.submit_all(
+        sequences, deadline=urgency.deadline, priority=urgency.priority, streamed=streamed
+    )
 
 
 async def _all_or_none(futures: Sequence[asyncio.Future[SequenceAnswer]]) -> list[SequenceAnswer]:

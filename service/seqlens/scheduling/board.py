@@ -87,10 +87,10 @@ class Board:
             if self._idle_lanes:
                 self._changed.notify(len(jobs))
 
-    def has_room(self, work: ModelWork, lengths: Sequence[int]) -> bool:
-        """Whether sequences of these lengths may all wait for a model now."""
+    def has_room_for_stream(self, work: ModelWork, lengths: Sequence[int]) -> bool:
+        """Whether sequences of a stream may all wait for a model now."""
         with self._changed:
-            return work.room.has_room_for(lengths)
+            return work.room.has_room_for_stream(lengths)
 
     def withdraw(self, work: ModelWork, job: Job) -> None:
         """Take out a job if it still waits."""

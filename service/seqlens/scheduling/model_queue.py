@@ -68,18 +68,20 @@ class ModelQueue:
         *,
         deadline: float | None = None,
         priority: int = 0,
+        streamed: bool = False,
     ) -> list[asyncio.Future[SequenceAnswer]]:
         """Let sequences wait for their turn, each with a future of its own, in the same order.
 
         ``deadline`` is on the monotonic clock, in seconds; ``priority`` 1 is the highest, larger
-        numbers come later, 0 is the default and comes last. Raises ``Overloaded`` if they do
+        numbers come later, 0 is the default and comes last. ``streamed`` sequences are those that
+        ``room_for_stream`` was waited for. Raises ``Overloaded`` if they do
         not all fit, ``ModelNotReady`` or ``Draining`` when the model takes no more. A future
         fails with ``DeadlinePassed`` or ``BackendFailed``; cancelling it takes waiting work out.
         """
         self._refuse_if_closed(len(sequences))
         loop, now = asyncio.get_running_loop(), time.monotonic()
         jobs = [
-            Job(one, self._waiting(one, now, deadline, priority), loop.create_future())
+            Job(one, self._waiting(one, now, deadline, priority, streamed), loop.create_future())
             for one in sequences
         ]
         self._put(jobs)
@@ -92,14 +94,15 @@ class ModelQueue:
             self._watch_deadline(deadline)
         return [job.future for job in jobs]
 
-    async def room_for(self, sequences: Sequence[InputSequence]) -> None:
-        """Wait until ``submit_all`` has room for all of them, or takes no more at all.
+    async def room_for_stream(self, sequences: Sequence[InputSequence]) -> None:
+        """Wait until all of them have room in the part that streams may fill.
 
-        Nothing is held back meanwhile: whoever submits first gets the room.
+        Ends as well when ``submit_all`` takes no more at all. Nothing is held back
+        meanwhile: whoever submits first gets the room.
         """
         lengths = [one.length for one in sequences]
         # A room that is full is not empty: what waits there is settled sooner or later.
-        while self._refusal is None and not self._board.has_room(self.work, lengths):
+        while self._refusal is None and not self._board.has_room_for_stream(self.work, lengths):
             self._one_settled.clear()
             await self._one_settled.wait()
 
@@ -135,11 +138,17 @@ class ModelQueue:
                 settle(job, DeadlinePassed(f"deadline passed after {waited:.3f} s in the queue"))
 
     def _waiting(
-        self, sequence: InputSequence, now: float, deadline: float | None, priority: int
+        self,
+        sequence: InputSequence,
+        now: float,
+        deadline: float | None,
+        priority: int,
+        streamed: bool,
     ) -> Waiting:
         shares = self.served.decision.strategy.shares_batches
         key = sharing_key(self.served.engine.anatomy, sequence) if shares else None
-        return Waiting(next(self._numbers), sequence.length, now, deadline, priority, key)
+        number = next(self._numbers)
+        return Waiting(number, sequence.length, now, deadline, priority, key, streamed)
 
     def _put(self, jobs: Sequence[Job]) -> None:
         try:

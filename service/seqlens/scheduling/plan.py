@@ -27,6 +27,7 @@ class Waiting:
     deadline: float | None = None  # same clock; None: the caller waits as long as it takes
     priority: int = 0  # 1 is the highest, larger numbers come later, 0 (not stated) comes last
     sharing_key: Hashable = None  # sequences with different keys never share a batch
+    streamed: bool = False  # its caller waits for room instead of being refused
 
 
 @dataclass(frozen=True, slots=True)

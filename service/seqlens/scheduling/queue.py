@@ -24,6 +24,9 @@ from seqlens.settings import SchedulerSettings
 
 T = TypeVar("T")
 
+# Streams wait for room, so that they would keep a small room full, and every other caller out.
+_SHARE_OF_STREAMS = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class _Entry(Generic[T]):
@@ -64,6 +67,7 @@ class WaitingRoom(Generic[T]):
         self._deadlines = SortedList()  # (deadline, number)
         self._tokens = 0
         self._seconds = 0.0
+        self._streamed = self._streamed_tokens = 0  # sequences and tokens of streams
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -102,6 +106,16 @@ class WaitingRoom(Generic[T]):
         )
         return fits or not self._entries
 
+    def has_room_for_stream(self, lengths: Iterable[int]) -> bool:
+        """Whether sequences of a stream may come in: streams leave a part of the room to others."""
+        lengths = list(lengths)
+        sequences, tokens = self._streamed + len(lengths), self._streamed_tokens + sum(lengths)
+        fits = (
+            sequences <= self._settings.max_waiting_sequences * _SHARE_OF_STREAMS
+            and tokens <= self._settings.max_waiting_tokens * _SHARE_OF_STREAMS
+        )
+        return (fits or not self._streamed) and self.has_room_for(lengths)
+
     def check_room_for(self, lengths: Iterable[int]) -> None:
         """Raise ``Overloaded`` unless sequences of these lengths may all come in."""
         if self.has_room_for(lengths):
@@ -123,6 +137,9 @@ class WaitingRoom(Generic[T]):
             self._deadlines.add((waiting.deadline, waiting.number))
         self._tokens += waiting.length
         self._seconds += seconds
+        if waiting.streamed:
+            self._streamed += 1
+            self._streamed_tokens += waiting.length
 
     def remove(self, number: int) -> T | None:
         """Take one sequence out; None if it does not wait here any more."""
@@ -135,6 +152,9 @@ class WaitingRoom(Generic[T]):
         if waiting.deadline is not None:
             self._deadlines.remove((waiting.deadline, number))
         self._tokens -= waiting.length
+        if waiting.streamed:
+            self._streamed -= 1
+            self._streamed_tokens -= waiting.length
         self._seconds = self._seconds - entry.seconds if self._entries else 0.0
         return entry.item
 
@@ -151,6 +171,7 @@ class WaitingRoom(Generic[T]):
         for holding in (self._entries, self._order, self._lengths, self._deadlines):
             holding.clear()
         self._tokens, self._seconds = 0, 0.0
+        self._streamed = self._streamed_tokens = 0
         return items
 
     def take_batch(self, now: float, idle_lanes: int = 0) -> tuple[Batch, list[T]] | None:
