@@ -10,6 +10,7 @@ from tests.support.torchscript_modules import (
     WIDTH,
     Additive,
     CellLoop,
+    Continued,
     Encoder,
     EncoderDecoder,
     HandWritten,
@@ -150,6 +151,16 @@ class GivenState(nn.Module):
 def test_a_state_given_as_an_input_is_named() -> None:
     (layer,) = read_torchscript(exported(GivenState())).recurrent_layers
     assert layer.initial_state == "input:state"
+
+
+@pytest.mark.parametrize(
+    "example",
+    [(), (TOKENS, torch.zeros(2, 2, HIDDEN), torch.zeros(2, 2, HIDDEN))],
+    ids=["scripted", "traced"],
+)
+def test_of_the_two_states_of_an_lstm_the_hidden_one_is_named(example: tuple[Tensor, ...]) -> None:
+    (layer,) = read_torchscript(exported(Continued(False), *example)).recurrent_layers
+    assert layer.initial_state == "input:h"
 
 
 class ReverseOnly(nn.Module):

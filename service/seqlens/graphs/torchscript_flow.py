@@ -105,7 +105,7 @@ class Flow:
         """Where a value comes from, seen through branches, tuples and operators in ``through``.
 
         Several values where branches differ, or where such an operator joins operands that
-        depend on the input.
+        depend on the input; in the order of the operands.
         """
         return list(self._search(value, lambda v: self._before(v, through)).values())
 
@@ -125,7 +125,7 @@ class Flow:
                 continue
             seen.add(value.unique())
             more = following(value)
-            todo.extend(more)
+            todo.extend(reversed(more))
             if keep or not more:
                 found[value.unique()] = value
         return found

@@ -158,14 +158,19 @@ def _direction(flow: Flow, operation: Operation) -> Literal["forward", "reverse"
 
 
 def _initial_state(flow: Flow, operation: Operation) -> str:
-    """``zeros``, ``input:NAME``, ``constant`` or ``computed``; an input wins over defaults."""
+    """``zeros``, ``input:NAME``, ``constant`` or ``computed``; an input wins over defaults.
+
+    Of an LSTM's two states the hidden one, which comes first, is named.
+    """
     hx = operation.argument("hx")
     if hx is None:
         return "computed"
-    kinds = {_origin(flow, operation, value) for value in flow.origins(hx, _STATE_VIEWS)} - {""}
-    return next((k for k in sorted(kinds) if k.startswith("input:")), None) or (
-        kinds.pop() if len(kinds) == 1 else "computed"
-    )
+    origins = (_origin(flow, operation, value) for value in flow.origins(hx, _STATE_VIEWS))
+    kinds = list(dict.fromkeys(filter(None, origins)))
+    given = [kind for kind in kinds if kind.startswith("input:")]
+    if given:
+        return given[0]
+    return kinds[0] if len(kinds) == 1 else "computed"
 
 
 def _origin(flow: Flow, operation: Operation, value: Value) -> str:
