@@ -232,7 +232,7 @@ def test_codes_outside_the_error_tree_are_counted_as_unknown(
 ) -> None:
     finish(loaded, lstm, code="ValueError: kitten 4711")
     assert scrape().value("seqlens_requests_total", code="UNKNOWN", model="kitten") == 1
-    assert "4711" not in scrape().text
+    assert "ValueError" not in scrape().text
 
 
 def test_no_length_of_a_request_becomes_a_label(

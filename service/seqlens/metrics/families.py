@@ -24,7 +24,7 @@ def powers_of_two(limit: int) -> tuple[int, ...]:
 
 
 class RequestFamilies:
-    """What callers asked for and what became of it."""
+    """What callers asked for, and how long it took."""
 
     def __init__(self, registry: CollectorRegistry, max_sequence_length: int) -> None:
         self.requests = Counter(
@@ -60,6 +60,12 @@ class RequestFamilies:
             ("model", "architecture", "length_bucket"),
             registry=registry,
         )
+
+
+class RefusalFamilies:
+    """What was refused or given up, sequence by sequence."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
         self.rejected = Counter(
             "seqlens_rejected_total",
             "Sequences refused before any work.",
@@ -170,6 +176,7 @@ class Families:
         # library knows this switch for the whole process only.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.requests = RequestFamilies(registry, max_sequence_length)
+        self.refusals = RefusalFamilies(registry)
         self.batches = BatchFamilies(registry)
         self.models = ModelFamilies(registry)
         ProcessCollector(registry=registry)

@@ -90,12 +90,12 @@ class RefusalSeries:
     """Sequences of one model that were refused or given up."""
 
     def __init__(self, families: Families, owned: OwnedSeries, model: str) -> None:
-        requests, take = families.requests, owned.take
+        refusals, take = families.refusals, owned.take
         self.rejected = Children(
-            lambda reason: take(requests.rejected, model, reason), get_args(RejectReason)
+            lambda reason: take(refusals.rejected, model, reason), get_args(RejectReason)
         )
         self.cancelled = Children(
-            lambda key: take(requests.cancelled, model, *key),
+            lambda key: take(refusals.cancelled, model, *key),
             product(CANCEL_STAGES, get_args(CancelCause)),
         )
 
