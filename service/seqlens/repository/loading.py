@@ -66,6 +66,18 @@ class LoadedModel:
 
 
 @dataclass(frozen=True, slots=True)
+class _Files:
+    """What a version's files say before the model itself is loaded."""
+
+    backend: Backend
+    content: str  # hash of all of them
+    proof_key: str
+    kept: Remembered | None  # from an earlier load of the same
+    tokenizer: Tokenizer | None
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Findings:
     """What a proof and a grid of measurements, new or kept, say of an engine."""
 
@@ -90,33 +102,30 @@ class Loader:
         return whole_content(model, graph_content(model, path))
 
     def load(self, model: FoundModel, version: int, path: Path, config: ModelConfig) -> LoadedModel:
-        """Load one version. Raises ``ModelRejected`` with a reason that helps."""
+        """Load one version.
+
+        Raises ``ModelRejected`` with a reason that helps, ``DeviceMissing`` for a device that is
+        not there.
+        """
         phases: dict[str, float] = {}
         with _timed(phases, "read"):
-            backend = backend_for(path, config.backend, self._backends)
-            graph = graph_content(model, path)
-            key = self._proof_key(graph, backend, config)
-            kept = self._cache.get(key) if self._cache else None
-            tokenizer, labels = _tokenizer(model.folder, config), _labels(model.folder, config)
+            files = self._read(model, path, config)
         with _timed(phases, "inspect"):
-            engine = backend.load(path, self._options(config, kept))
+            engine = files.backend.load(path, self._options(config, files.kept))
         try:
-            check_names(config, engine.anatomy)
-            check_defaults(engine.anatomy)
-            load_exported = self._exported_loader(backend, path, config, engine.anatomy)
-            found = self._find(engine, config, kept, load_exported, phases)
+            load_exported = self._exported_loader(files.backend, path, config, engine.anatomy)
+            found = self._find(engine, config, files.kept, load_exported, phases)
         except BaseException:
             engine.close()
             raise
-        if self._cache and not found.proof.from_cache:
-            self._cache.put(key, _remembered(engine, found))
+        self._remember(files.proof_key, engine, found)
         limit = self._limit(engine.anatomy, config)
         return LoadedModel(
             name=model.name,
             version=str(version),
             path=path,
-            backend=backend.name,
-            platform=backend.platform,
+            backend=files.backend.name,
+            platform=files.backend.platform,
             engine=engine,
             anatomy=engine.anatomy,
             proof=found.proof,
@@ -124,13 +133,27 @@ class Loader:
             cost=CostModel(found.measurements),
             max_length=limit.length,
             max_length_source=limit.source,
-            tokenizer=tokenizer,
-            labels=labels,
+            tokenizer=files.tokenizer,
+            labels=files.labels,
             metric_labels=ModelLabels(model.name, str(version), engine.anatomy.architecture),
             config=config,
             scheduler=config.scheduler_settings(self._settings.scheduler),
-            content=whole_content(model, graph),
+            content=files.content,
             phase_seconds=phases,
+        )
+
+    def _read(self, model: FoundModel, path: Path, config: ModelConfig) -> _Files:
+        backend = backend_for(path, config.backend, self._backends)
+        graph = graph_content(model, path)
+        key = self._proof_key(graph, backend, config)
+        return _Files(
+            backend=backend,
+            # Before the files are read: one that changes meanwhile is seen at the next load.
+            content=whole_content(model, graph),
+            proof_key=key,
+            kept=None if self._cache is None else self._cache.get(key),
+            tokenizer=_tokenizer(model.folder, config),
+            labels=_labels(model.folder, config),
         )
 
     def _find(
@@ -141,13 +164,25 @@ class Loader:
         load_exported: Callable[[], Engine] | None,
         phases: dict[str, float],
     ) -> _Findings:
-        anatomy, longest = engine.anatomy, self._limit(engine.anatomy, config).length
-        if kept is not None and kept.device != str(engine.capabilities.device):
-            kept = None  # auto found another device than at that time
-        if kept is not None:
+        """Check what model.yaml states, then take what is kept of the engine, or try it out."""
+        check_names(config, engine.anatomy)
+        check_defaults(engine.anatomy)
+        # With the device auto, another one may be found than at that time.
+        if kept is not None and kept.device == str(engine.capabilities.device):
             proof = replace(kept.proof, from_cache=True)
-            decision = decide_strategy(engine, anatomy, proof, config.strategy)
+            decision = decide_strategy(engine, engine.anatomy, proof, config.strategy)
             return _Findings(proof, decision, kept.measurements)
+        return self._try_out(engine, config, load_exported, phases)
+
+    def _try_out(
+        self,
+        engine: Engine,
+        config: ModelConfig,
+        load_exported: Callable[[], Engine] | None,
+        phases: dict[str, float],
+    ) -> _Findings:
+        """Prove and measure, nothing being known of the engine."""
+        anatomy, longest = engine.anatomy, self._limit(engine.anatomy, config).length
         rows = config.scheduler_settings(self._settings.scheduler).max_batch_sequences
         with _timed(phases, "verify"):
             proof = prove(
@@ -168,6 +203,13 @@ class Loader:
                 most_rows=rows if decision.strategy.shares_batches else 1,
             )
         return _Findings(proof, decision, measurements)
+
+    def _remember(self, key: str, engine: Engine, found: _Findings) -> None:
+        if self._cache is None or found.proof.from_cache:
+            return
+        device = str(engine.capabilities.device)
+        entry = Remembered(device, engine.anatomy, found.proof, found.measurements)
+        self._cache.put(key, entry)
 
     def _proof_key(self, graph: str, backend: Backend, config: ModelConfig) -> str:
         # The lanes' other settings change neither an answer nor what a run takes.
@@ -195,11 +237,6 @@ class Loader:
     def _limit(self, anatomy: ModelAnatomy, config: ModelConfig) -> LengthLimit:
         longest = self._settings.limits.max_sequence_length
         return length_limit(anatomy, stated=config.max_length, longest=longest)
-
-
-def _remembered(engine: Engine, found: _Findings) -> Remembered:
-    device = str(engine.capabilities.device)
-    return Remembered(device, engine.anatomy, found.proof, found.measurements)
 
 
 def _tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
