@@ -353,6 +353,38 @@ async def test_too_large_a_message_is_the_callers_to_change(face: Any, fake: Any
     await client.close()
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.infer("echo", [1]),
+        lambda client: client.infer("echo", [[1]] * 200),
+        lambda client: client.stream("echo", [[1]]),
+        lambda client: client.infer_tensors("echo", {"ids": np.ones((1, 1))}),
+        lambda client: client.models(),
+        lambda client: client.ready(),
+    ],
+    ids=["one", "many", "stream", "tensors", "models", "ready"],
+)
+@pytest.mark.parametrize("used", [True, False], ids=["used", "unused"])
+async def test_a_closed_client_says_so(used: bool, call: Any, client: Any) -> None:
+    if used:
+        await client.ready()
+    await client.close()
+    with pytest.raises(sdk.Cancelled, match="the client was closed"):
+        await call(client)
+    await client.close()
+
+
+async def test_outputs_are_a_list_even_if_there_is_one(client: Any) -> None:
+    for call in (
+        lambda: client.infer("echo", [1], outputs="doubled"),
+        lambda: client.stream("echo", [[1]], outputs="doubled"),
+        lambda: client.infer_tensors("echo", {"ids": np.ones((1, 1))}, outputs="doubled"),
+    ):
+        with pytest.raises(sdk.InvalidInput, match=r"outputs: got 'doubled', .*\['doubled'\]"):
+            await call()
+
+
 def test_a_client_serves_many_threads(fake: Any) -> None:
     with sdk.Client(fake.address) as client:
         lengths: list[int] = []

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from seqlens_client import _operations as operations
 from seqlens_client._answers import Outcome
 from seqlens_client._descriptions import ModelDescription, ModelStatus
-from seqlens_client._errors import Cancelled, SeqLensError, Unavailable, error_of_call
+from seqlens_client._errors import SeqLensError, Unavailable, client_closed, error_of_call
 from seqlens_client._exchange import LIST_WINDOW, Exchange
 from seqlens_client._operations import Operation, Selection
 from seqlens_client._options import CallOptions, StreamingOptions
@@ -59,6 +59,7 @@ class AsyncClient:
     ) -> None:
         self._timeout = timeout
         self._settings = ChannelSettings(target, retries, max_message_bytes, credentials)
+        self._closed = False
 
     @cached_property
     def _channel(self) -> grpc.aio.Channel:
@@ -66,8 +67,14 @@ class AsyncClient:
         return self._settings.open_aio()
 
     @cached_property
-    def _stubs(self) -> Stubs:
+    def _open_stubs(self) -> Stubs:
         return Stubs(self._channel)
+
+    @property
+    def _stubs(self) -> Stubs:
+        if self._closed:
+            raise client_closed()
+        return self._open_stubs
 
     async def __aenter__(self) -> Self:
         return self
@@ -81,7 +88,8 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the channel; calls under way are cancelled."""
+        """Close the channel; calls under way are cancelled, and later ones raise ``Cancelled``."""
+        self._closed = True
         await self._channel.close()
 
     @overload
@@ -323,7 +331,7 @@ def _cancelled_if_closed() -> Iterator[None]:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        raise Cancelled("the client was closed", code="CANCELLED") from None
+        raise client_closed() from None
 
 
 async def _alone(sequences: AsyncIterable[OneSequence]) -> AsyncIterator[list[Prepared]]:

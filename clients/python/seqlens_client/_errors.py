@@ -58,7 +58,7 @@ class Unavailable(SeqLensError):
 
 
 class Cancelled(SeqLensError):
-    """The call was cancelled, as by closing the client while it was under way."""
+    """The call was cancelled by closing the client, or the client had been closed before."""
 
 
 class ServerError(SeqLensError):
@@ -103,6 +103,11 @@ def error_of_tensor(error: TensorError, index: int | None = None) -> InvalidInpu
     """The error of values that cannot be sent at all."""
     details = ErrorDetails(error.field, error.got, error.expected)
     return InvalidInput(str(error), code="INVALID_ARGUMENT", details=details, index=index)
+
+
+def client_closed() -> Cancelled:
+    """The error of a call that needs a client that has been closed."""
+    return Cancelled("the client was closed", code="CANCELLED")
 
 
 def unreadable_answer(reason: str) -> ServerError:

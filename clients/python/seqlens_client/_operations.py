@@ -39,6 +39,11 @@ class Selection:
 
     def __post_init__(self) -> None:
         check_range("priority", self.priority, least=0)
+        if isinstance(self.outputs, str):  # to Python a sequence as well: of its letters
+            unfit = TensorError(
+                "outputs", got=repr(self.outputs), expected=f"a list of names: [{self.outputs!r}]"
+            )
+            raise error_of_tensor(unfit)
 
 
 def check_range(name: str, value: int, *, least: int) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
@@ -11,7 +12,7 @@ from numpy.typing import ArrayLike
 from seqlens_client import _operations as operations
 from seqlens_client._answers import Outcome
 from seqlens_client._descriptions import ModelDescription, ModelStatus
-from seqlens_client._errors import SeqLensError, Unavailable, error_of_call
+from seqlens_client._errors import SeqLensError, Unavailable, client_closed, error_of_call
 from seqlens_client._exchange import LIST_WINDOW, Exchange
 from seqlens_client._operations import Operation, Selection
 from seqlens_client._options import CallOptions, StreamingOptions
@@ -53,6 +54,7 @@ class Client:
         self._timeout = timeout
         self._channel = ChannelSettings(target, retries, max_message_bytes, credentials).open()
         self._stubs = Stubs(self._channel)
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -66,8 +68,19 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the channel; calls under way are cancelled."""
+        """Close the channel; calls under way are cancelled, and later ones raise ``Cancelled``."""
+        self._closed = True
         self._channel.close()
+
+    @contextmanager
+    def _told_if_closed(self) -> Iterator[None]:
+        """gRPC raises a bare ``ValueError`` for a call on a closed channel."""
+        try:
+            yield
+        except ValueError:
+            if self._closed:
+                raise client_closed() from None
+            raise
 
     @overload
     def infer(  # type: ignore[overload-overlap]  # a str is one text, not many
@@ -222,7 +235,8 @@ class Client:
     ) -> Iterator[Any]:
         room = threading.Event()
         requests = _requests(exchange, groups, room)
-        call = self._stubs.sequences.ProcessStream(requests, timeout=seconds)
+        with self._told_if_closed():
+            call = self._stubs.sequences.ProcessStream(requests, timeout=seconds)
         try:
             for response in call:
                 outcomes = exchange.outcomes(response)
@@ -280,7 +294,8 @@ class Client:
     def _run(self, operation: Operation[T], timeout: float | None) -> T:
         call = self._stubs.method(operation)
         try:
-            response = call(operation.request, timeout=deadline(timeout, self._timeout))
+            with self._told_if_closed():
+                response = call(operation.request, timeout=deadline(timeout, self._timeout))
         except grpc.RpcError as error:
             raise error_of_call(error) from error
         return operation.read(response)
