@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+Cell = Literal["rnn", "lstm", "gru"]
+Direction = Literal["forward", "reverse", "bidirectional"]
+AttentionKind = Literal["self", "cross", "pooling", "additive", "unknown"]
+Marks = Literal["real", "padding"]  # what a set entry of a mask marks
+
 WIRED_FROM = "sequence_lengths"  # key in ModelAnatomy.details: the input that they come from
 
 
@@ -58,7 +63,7 @@ class InputAnatomy:
     batch_axis: int | None = None
     time_axis: int | None = None
     vocabulary_size: int | None = None  # token ids must be below it
-    mask_marks: Literal["real", "padding"] | None = None  # what a set entry of a mask marks
+    mask_marks: Marks | None = None
     added_by_server: bool = False  # not in the exported file: the server wired it in
     state_output: str | None = None  # STATE only: the output that continues it
     trial_value: int | None = None  # OTHER only: a value that runs, for trials (a sample rate)
@@ -92,8 +97,8 @@ class RecurrentLayer:
     """One recurrent operator of the graph (an operator may hold several stacked layers)."""
 
     name: str
-    cell: Literal["rnn", "lstm", "gru"]
-    direction: Literal["forward", "reverse", "bidirectional"]
+    cell: Cell
+    direction: Direction
     input_size: int | None
     hidden_size: int | None
     layers: int = 1
@@ -107,7 +112,7 @@ class AttentionSite:
 
     name: str
     layer: int  # counted from 0 in order of execution
-    kind: Literal["self", "cross", "pooling", "additive", "unknown"]
+    kind: AttentionKind
     operator: str  # "Softmax", "com.microsoft.Attention", "aten::scaled_dot_product_attention", ...
     heads: int | None = None
     confidence: float = 1.0
@@ -186,7 +191,7 @@ class InputOverride:
     batch_axis: int | None = None
     time_axis: int | None = None
     vocabulary_size: int | None = None
-    mask_marks: Literal["real", "padding"] | None = None
+    mask_marks: Marks | None = None
     default: int | None = None
 
 

@@ -7,12 +7,9 @@ multiplication that is then summed. Fused operators are known by name.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal
 
-from seqlens.graphs.anatomy import AttentionSite
+from seqlens.graphs.anatomy import AttentionKind, AttentionSite
 from seqlens.graphs.onnx_flow import Flow, Step, one_branch
-
-Kind = Literal["self", "cross", "pooling", "additive", "unknown"]
 
 FUSED = frozenset(
     {
@@ -148,7 +145,7 @@ def _site(flow: Flow, step: Step) -> AttentionSite | None:
 
 
 def _undotted_site(flow: Flow, step: Step) -> AttentionSite:
-    kind: Kind = "additive" if _adds_two_sources(flow, step) else "pooling"
+    kind: AttentionKind = "additive" if _adds_two_sources(flow, step) else "pooling"
     return AttentionSite(step.name, 0, kind, step.operator, confidence=0.7)
 
 
@@ -166,7 +163,7 @@ def _chooses_experts(flow: Flow, step: Step) -> bool:
     return shape[-1] not in declared and any(not isinstance(dim, int) for dim in declared)
 
 
-def _fused_kind(flow: Flow, step: Step) -> Kind:
+def _fused_kind(flow: Flow, step: Step) -> AttentionKind:
     if step.operator == "Attention" and step.domain:
         return "self"  # com.microsoft.Attention projects query, key and value from one input
     if step.input(1) not in flow.data:
@@ -174,7 +171,7 @@ def _fused_kind(flow: Flow, step: Step) -> Kind:
     return _dot_kind(flow, step.input(0), step.input(1))
 
 
-def _dot_kind(flow: Flow, query: str, key: str) -> Kind:
+def _dot_kind(flow: Flow, query: str, key: str) -> AttentionKind:
     """Self-attention asks and answers from the same graph inputs."""
     return "self" if _origins(flow, query) == _origins(flow, key) else "cross"
 

@@ -5,16 +5,15 @@ Names only decide where behaviour leaves it open.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from seqlens.datatypes import NUMPY_TYPES
+from seqlens.graphs.anatomy import Marks
 from seqlens.graphs.axes import Probed, Run, attempt, changed_at, difference
 from seqlens.graphs.layouts import InputLayout, build
 from seqlens.sequences import Array
 
-Marks = Literal["real", "padding"]
 _BOTH: tuple[Marks, Marks] = ("real", "padding")
 _CLEAR = 0.5  # the right reading of a mask at least halves the effect of what it hides
 _LEAK = 1e-4  # relative effect of hidden positions that is more than rounding

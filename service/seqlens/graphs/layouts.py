@@ -21,7 +21,7 @@ Axis = int | str
 Sizes = Mapping[str, int]  # of each block
 Fill = Literal["random", "longest"] | int  # longest: see InputLayout.longest; int: as it is
 
-_SMALL_IDS = 4  # ids below it are tried where the table is unknown
+SMALL_IDS = 4  # ids that are drawn stay below it where the vocabulary is unknown
 _MOST_PARTITIONS, _MOST_FILLS, _MOST_SHAPES = 64, 12, 400
 
 
@@ -70,7 +70,7 @@ class InputLayout:
     @property
     def id_limit(self) -> int:
         """Ids that are drawn stay below it; at least 2, so that 1 can be drawn."""
-        return max(self.vocabulary_size or _SMALL_IDS, 2)
+        return max(self.vocabulary_size or SMALL_IDS, 2)
 
 
 Layout = tuple[InputLayout, ...]

@@ -2,16 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import onnx
 
-from seqlens.graphs.anatomy import RecurrentLayer
+from seqlens.graphs.anatomy import Cell, RecurrentLayer
 from seqlens.graphs.attention_sites import PASSES, PRODUCTS
 from seqlens.graphs.onnx_flow import Flow, Step, one_branch
 from seqlens.graphs.reading import TensorReading
 
-Cell = Literal["rnn", "lstm", "gru"]
 _CELLS: dict[str, Cell] = {
     "RNN": "rnn",
     "LSTM": "lstm",

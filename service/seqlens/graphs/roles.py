@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from seqlens.graphs.anatomy import AnatomyOverrides, InputOverride, InputRole
+from seqlens.graphs.anatomy import AnatomyOverrides, InputOverride, InputRole, Marks
 from seqlens.graphs.axes import Probed, Run
-from seqlens.graphs.behaviour import Bench, Marks, lengths_verdict, mask_verdict, pair_states
+from seqlens.graphs.behaviour import Bench, lengths_verdict, mask_verdict, pair_states
 from seqlens.graphs.layouts import Axis, Fill, InputLayout
 
 

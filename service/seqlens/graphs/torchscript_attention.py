@@ -8,9 +8,8 @@ that weighs a constant table, are none.
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from seqlens.graphs.anatomy import AttentionSite
+from seqlens.graphs.anatomy import AttentionKind, AttentionSite
 from seqlens.graphs.torchscript_flow import Flow, Operation, Value, alternatives
 from seqlens.graphs.torchscript_operators import (
     DATA_PRODUCTS,
@@ -20,8 +19,6 @@ from seqlens.graphs.torchscript_operators import (
     SUMS,
     VIEWS,
 )
-
-Kind = Literal["self", "cross", "pooling", "additive", "unknown"]
 
 FUSED = (
     "aten::scaled_dot_product_attention",
@@ -124,7 +121,7 @@ def _module_name(projections: tuple[str, ...]) -> str:
     return module if weight == "in_proj_weight" else module.rpartition(".")[0] or module
 
 
-def _kind(flow: Flow, operation: Operation) -> Kind:
+def _kind(flow: Flow, operation: Operation) -> AttentionKind:
     if operation.kind == "aten::_transformer_encoder_layer_fwd":
         return "self"
     if operation.kind in FUSED:
@@ -135,7 +132,7 @@ def _kind(flow: Flow, operation: Operation) -> Kind:
     return _query_kind(flow, *_operands(flow, scores)[-2:])
 
 
-def _query_kind(flow: Flow, query: Value, key: Value) -> Kind:
+def _query_kind(flow: Flow, query: Value, key: Value) -> AttentionKind:
     if not flow.depends_on(query):
         return "pooling"  # a learned query
     sources = [_sources(flow, value) for value in (query, key)]

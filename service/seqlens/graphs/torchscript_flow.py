@@ -93,7 +93,7 @@ class Flow:
         if isinstance(found, list | tuple):
             return [t for t in found if isinstance(t, torch.Tensor)]
         made = self.producer.get(value.unique())
-        if made is not None and made.kind in ("prim::ListConstruct", "prim::TupleConstruct"):
+        if made is not None and made.kind in _BUILT:
             return [tensor for part in made.inputs for tensor in self.tensors(part)]
         return []
 

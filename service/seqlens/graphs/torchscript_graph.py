@@ -23,6 +23,7 @@ from seqlens.graphs.torchscript_parameters import parameter_groups, precision, t
 from seqlens.graphs.torchscript_recurrence import (
     CELLS,
     LAYERS,
+    input_weights,
     recurrent_layers,
     state_shapes,
     unrolled_steps,
@@ -124,7 +125,7 @@ def _weight(flow: Flow, user: Operation, value: Value) -> list[torch.Tensor]:
     if user.inputs[0].unique() != value.unique():
         return []
     if user.kind in (*LAYERS, *CELLS):
-        return flow.tensors(user.argument("params", "w_ih") or user.inputs[2])
+        return flow.tensors(input_weights(user))
     return flow.tensors(user.inputs[1]) if user.kind in _WEIGHTED else []
 
 
@@ -179,9 +180,8 @@ def _findings(flow: Flow) -> Iterator[str]:
     steps = unrolled_steps(flow)
     if steps > 1:
         yield f"traced step by step: a cell appears {steps} times, so only one length may run"
-    skipped = [
-        n for n in flow.input_names if n not in {a.name for a in served_arguments(flow.module)}
-    ]
+    served = {argument.name for argument in served_arguments(flow.module)}
+    skipped = [name for name in flow.input_names if name not in served]
     if skipped:
         yield f"arguments left at their default: {', '.join(skipped)}"
     for operation in flow.of_kind("aten::dropout", "aten::dropout_"):

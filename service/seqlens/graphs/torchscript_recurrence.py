@@ -2,9 +2,8 @@
 
 from collections import Counter
 from collections.abc import Hashable, Iterator
-from typing import Literal
 
-from seqlens.graphs.anatomy import RecurrentLayer
+from seqlens.graphs.anatomy import Cell, Direction, RecurrentLayer
 from seqlens.graphs.reading import FIRST_AXIS, SECOND_AXIS
 from seqlens.graphs.torchscript_flow import (
     Flow,
@@ -14,8 +13,6 @@ from seqlens.graphs.torchscript_flow import (
     attribute,
 )
 from seqlens.graphs.torchscript_operators import PRODUCTS, VIEWS, ZEROS
-
-Cell = Literal["rnn", "lstm", "gru"]
 
 LAYERS: dict[str, Cell] = {
     "aten::lstm": "lstm",
@@ -102,12 +99,12 @@ def _decomposed(flow: Flow) -> Iterator[RecurrentLayer]:
 
 def _weights_key(flow: Flow, operation: Operation) -> Hashable:
     """What tells apart the layers that share no weights: where the first weight lies."""
-    weights = flow.tensors(_weights(operation))
+    weights = flow.tensors(input_weights(operation))
     return weights[0].data_ptr() if weights else operation.index
 
 
-def _weights(operation: Operation) -> Value:
-    """The operand with all weights (operators) or the input weights (cells)."""
+def input_weights(operation: Operation) -> Value:
+    """The operand of a layer with all its weights, or of a cell with its input weights."""
     found = operation.argument("params", "w_ih")
     return operation.inputs[2] if found is None else found
 
@@ -129,7 +126,7 @@ def _layer(flow: Flow, operation: Operation, number: int) -> RecurrentLayer:
 
 
 def _name(flow: Flow, operation: Operation) -> str:
-    value = _weights(operation)
+    value = input_weights(operation)
     made = flow.producer.get(value.unique())
     listed = made is not None and made.kind == "prim::ListConstruct" and made.inputs
     path = flow.path(made.inputs[0] if made is not None and listed else value)
@@ -138,7 +135,7 @@ def _name(flow: Flow, operation: Operation) -> str:
 
 def _sizes(flow: Flow, operation: Operation) -> tuple[int | None, int | None]:
     """Input size and hidden size, from the first layer's weights [gates * hidden, size]."""
-    weights = flow.tensors(_weights(operation))
+    weights = flow.tensors(input_weights(operation))
     if not weights or weights[0].dim() != 2:  # packed weights of quantised layers
         return None, None
     recurrent = operation.argument("w_hh")
@@ -146,7 +143,7 @@ def _sizes(flow: Flow, operation: Operation) -> tuple[int | None, int | None]:
     return int(weights[0].shape[1]), int(hidden[0].shape[1]) if hidden else None
 
 
-def _direction(flow: Flow, operation: Operation) -> Literal["forward", "reverse", "bidirectional"]:
+def _direction(flow: Flow, operation: Operation) -> Direction:
     if flow.constant(operation.argument("bidirectional")):
         return "bidirectional"
     flipped = any(

@@ -4,10 +4,10 @@ import numpy as np
 
 from seqlens.datatypes import NUMPY_TYPES
 from seqlens.graphs.anatomy import InputAnatomy, InputRole, ModelAnatomy
+from seqlens.graphs.layouts import SMALL_IDS
 from seqlens.sequences import Array
 
 _OTHER_AXIS = 7  # size of axes that are neither batch nor time
-_SMALL_IDS = 4  # ids stay below it where the vocabulary is unknown
 
 
 def trial_inputs(
@@ -46,4 +46,4 @@ def _values(one: InputAnatomy, shape: list[int], length: int, random: np.random.
         return np.full(shape, one.trial_value)
     if NUMPY_TYPES[one.datatype].kind == "f":
         return random.standard_normal(shape)
-    return random.integers(0, one.vocabulary_size or _SMALL_IDS, shape)
+    return random.integers(0, one.vocabulary_size or SMALL_IDS, shape)

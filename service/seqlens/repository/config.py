@@ -4,7 +4,7 @@ import difflib
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import yaml
@@ -17,6 +17,7 @@ from seqlens.graphs.anatomy import (
     Architecture,
     InputOverride,
     InputRole,
+    Marks,
     ModelAnatomy,
     OutputOverride,
     OutputRole,
@@ -39,7 +40,7 @@ class InputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_axis: Axis | None = None
     time_axis: Axis | None = None
     vocabulary_size: Positive | None = None
-    mask_marks: Literal["real", "padding"] | None = None
+    mask_marks: Marks | None = None
     default: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
     def __post_init__(self) -> None:
@@ -157,7 +158,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "outputs[...].role": tuple(OutputRole),
     "architecture": tuple(Architecture),
     "strategy": tuple(Strategy),
-    "inputs[...].mask_marks": ("real", "padding"),
+    "inputs[...].mask_marks": get_args(Marks),
     "version_policy": ("all", "{latest: N}", "{specific: [N, ...]}"),
 }
 _PATH_PART = re.compile(r"[/\\\x00]")

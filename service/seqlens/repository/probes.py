@@ -7,20 +7,20 @@ import numpy as np
 
 from seqlens.backends.padding import split_rows
 from seqlens.graphs.anatomy import InputAnatomy, InputRole, ModelAnatomy
+from seqlens.graphs.layouts import SMALL_IDS
 from seqlens.graphs.trial import trial_inputs
 from seqlens.sequences import Array, InputSequence
 
-_SMALL_IDS = 4  # ids stay below it where the vocabulary is unknown
+_SEED = 0
 _LARGE_FEATURE = 1_000.0  # far outside of what features are
 _STATE_SCALE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Prober:
-    """Makes probe sequences for one model. Same seed, same sequences."""
+    """Makes probe sequences for one model, the same in every process."""
 
     anatomy: ModelAnatomy
-    seed: int = 0
 
     def sequence(self, length: int, number: int, *, loudness: float = 1.0) -> InputSequence:
         """Sequence ``number`` of this length: random ids, or features N(0, ``loudness``).
@@ -28,8 +28,8 @@ class Prober:
         Inputs without batch axis are the same in all sequences, because all rows of a batch
         share them; state is random, so that mixed-up rows show.
         """
-        shared = trial_inputs(self.anatomy, 1, length, seed=self.seed)
-        own = trial_inputs(self.anatomy, 1, length, seed=self._seed(length, number))
+        shared = trial_inputs(self.anatomy, 1, length, seed=_SEED)
+        own = trial_inputs(self.anatomy, 1, length, seed=_seed(length, number))
         inputs = {}
         for one in self.anatomy.inputs:
             if one.made_by_server:
@@ -44,7 +44,7 @@ class Prober:
 
     def fills(self) -> list[Mapping[str, float]]:
         """Padding values for each sequence input: zero, the largest, and others at random."""
-        random = np.random.default_rng(self.seed)
+        random = np.random.default_rng(_SEED)
         inputs = self.anatomy.sequence_inputs
         return [
             {one.name: 0.0 for one in inputs},
@@ -52,14 +52,15 @@ class Prober:
             *({one.name: _any(one, random) for one in inputs} for _ in range(3)),
         ]
 
-    def _seed(self, length: int, number: int) -> int:
-        return self.seed + 1 + 1_000 * length + number
-
     def _state(self, zeros: Array, length: int, number: int) -> Array:
         if zeros.dtype.kind != "f":
             return zeros
-        random = np.random.default_rng(self._seed(length, number))
+        random = np.random.default_rng(_seed(length, number))
         return (_STATE_SCALE * random.standard_normal(zeros.shape)).astype(zeros.dtype)
+
+
+def _seed(length: int, number: int) -> int:
+    return _SEED + 1 + 1_000 * length + number
 
 
 def _row(one: InputAnatomy, array: Array, length: int) -> Array:
@@ -72,13 +73,13 @@ def _row(one: InputAnatomy, array: Array, length: int) -> Array:
 
 
 def _largest(one: InputAnatomy) -> float:
-    return _LARGE_FEATURE if _is_feature(one) else float((one.vocabulary_size or _SMALL_IDS) - 1)
+    return _LARGE_FEATURE if _is_feature(one) else float((one.vocabulary_size or SMALL_IDS) - 1)
 
 
 def _any(one: InputAnatomy, random: np.random.Generator) -> float:
     if _is_feature(one):
         return float(random.standard_normal())
-    return float(random.integers(0, one.vocabulary_size or _SMALL_IDS))
+    return float(random.integers(0, one.vocabulary_size or SMALL_IDS))
 
 
 def _is_feature(one: InputAnatomy) -> bool:
