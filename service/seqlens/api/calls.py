@@ -10,13 +10,10 @@ from typing import Literal
 from seqlens.api.requests import Timings
 from seqlens.api.statistics import Statistics
 from seqlens.errors import MessageTooLarge, SeqLensError, SequenceTooLong
-from seqlens.graphs.anatomy import Architecture
-from seqlens.metrics.observer import Method, ModelLabels, Observer
+from seqlens.metrics.observer import UNKNOWN_MODEL, Method, ModelLabels, Observer
 from seqlens.sequences import SequenceAnswer
 
 Protocol = Literal["grpc", "rest"]
-
-UNKNOWN_MODEL = ModelLabels("_unknown", "", Architecture.OTHER)
 
 
 @dataclass(slots=True)

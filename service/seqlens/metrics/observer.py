@@ -23,6 +23,10 @@ class ModelLabels:
     architecture: Architecture
 
 
+# Stands for every model that is not served, so that callers cannot create series.
+UNKNOWN_MODEL = ModelLabels("_unknown", "", Architecture.OTHER)
+
+
 @dataclass(frozen=True, slots=True)
 class QueueState:
     """What waits and runs for one model, read when metrics are scraped."""
@@ -49,7 +53,7 @@ class Observer(Protocol):
     """Receives events. Every method is cheap and never raises.
 
     Methods may be called from the event loop's thread and from the lanes' threads.
-    Unknown model names arrive as ``ModelLabels("_unknown", "", Architecture.OTHER)``.
+    Requests for models that are not served arrive under ``UNKNOWN_MODEL``.
     """
 
     def request_finished(

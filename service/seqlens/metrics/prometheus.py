@@ -6,11 +6,11 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry
 
-from seqlens.graphs.anatomy import Architecture
 from seqlens.metrics.families import Families
 from seqlens.metrics.ledger import OwnedSeries, SeriesLedger
 from seqlens.metrics.lengths import LengthRanges
 from seqlens.metrics.observer import (
+    UNKNOWN_MODEL,
     CancelCause,
     LoadReport,
     LoadResult,
@@ -23,8 +23,6 @@ from seqlens.metrics.observer import (
 )
 from seqlens.metrics.queues import QueueCollector
 from seqlens.metrics.series import ModelSeries, RefusalSeries, RequestSeries
-
-UNKNOWN = ModelLabels("_unknown", "", Architecture.OTHER)
 
 
 class PrometheusObserver:
@@ -64,8 +62,8 @@ class PrometheusObserver:
         for worker in self._workers:
             self._families.batches.restarts.labels(worker)
         unknown = OwnedSeries(self._ledger)
-        self._unknown_requests = RequestSeries(self._families, unknown, UNKNOWN)
-        self._unknown_refusals = RefusalSeries(self._families, unknown, UNKNOWN.model)
+        self._unknown_requests = RequestSeries(self._families, unknown, UNKNOWN_MODEL)
+        self._unknown_refusals = RefusalSeries(self._families, unknown, UNKNOWN_MODEL.model)
         # What events look up; a version that replaces its equal stands here alone.
         self._current: dict[ModelLabels, ModelSeries] = {}
         self._loaded: dict[ModelLabels, list[ModelSeries]] = {}
