@@ -1,11 +1,13 @@
 """Requests that must be refused: the right code, field, got and expected, and the server lives."""
 
+import asyncio
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc.aio
 import numpy as np
 import onnx.parser
 import pytest
@@ -449,6 +451,28 @@ def test_a_sequence_of_a_stream_whose_answer_fits_into_no_message_is_told_so(
         "a": "", "b": "answer", "c": ""
     }  # fmt: skip
     assert results["b"].error.code == "INVALID_ARGUMENT"
+
+
+async def test_a_stream_holds_no_more_bytes_than_a_message_however_wide_its_window(
+    bad_server: Any,
+) -> None:
+    """Its answers are not read, and its window has room for thousands of times what it may hold."""
+    packed = sequences_pb2.Sequences(inputs=[pack("ids", "INT64", [np.full(20, 2)])])
+    opening = sequences_pb2.ProcessStreamRequest(options={"model_name": "wide", "window": 4000})
+    message = sequences_pb2.ProcessStreamRequest(
+        sequences={"ids": ["x" * 10_000], "sequences": packed}
+    )
+    async with grpc.aio.insecure_channel(bad_server.grpc) as channel:
+        call = SequenceServiceStub(channel).ProcessStream()
+        await call.write(opening)
+
+        async def send_all() -> None:
+            for _ in range(3000):
+                await call.write(message)
+
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(send_all(), 4)
+        call.cancel()
 
 
 def test_answers_of_a_stream_that_are_too_large_together_travel_apart(

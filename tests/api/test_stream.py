@@ -16,10 +16,14 @@ def answer(kibibytes: int = 1) -> SequenceAnswer:
     return SequenceAnswer(outputs, 1, 1, 1, 0.0, 0.0)
 
 
-def pending(name: str, started: Started | None = None) -> Pending:
+def stream_of(window: int, keep_order: bool, most_bytes: int = 1 << 30) -> SequenceStream:
+    return SequenceStream(window, most_bytes, keep_order)
+
+
+def pending(name: str, started: Started | None = None, size: int = 0) -> Pending:
     if started is None:
         started = asyncio.get_running_loop().create_future()
-    return Pending(name, None, started, 0.0)
+    return Pending(name, None, started, 0.0, size)
 
 
 def finish(one: Pending, result: SequenceAnswer) -> None:
@@ -33,7 +37,7 @@ async def collect(stream: SequenceStream) -> list[list[str]]:
 
 @pytest.mark.parametrize(("keep_order", "expected"), [(False, ["b", "a"]), (True, ["a", "b"])])
 async def test_answers_come_as_ready_or_in_order(keep_order: bool, expected: list[str]) -> None:
-    stream = SequenceStream(10, keep_order)
+    stream = stream_of(10, keep_order)
     first, second = pending("a"), pending("b")
     stream.add(first)
     stream.add(second)
@@ -47,7 +51,7 @@ async def test_answers_come_as_ready_or_in_order(keep_order: bool, expected: lis
 
 
 async def test_what_is_ready_together_travels_together() -> None:
-    stream = SequenceStream(10, False)
+    stream = stream_of(10, False)
     members = [pending(name) for name in "abc"]
     for one in members:
         stream.add(one)
@@ -60,7 +64,7 @@ async def test_what_is_ready_together_travels_together() -> None:
 
 
 async def test_large_answers_do_not_share_a_message() -> None:
-    stream = SequenceStream(10, False)
+    stream = stream_of(10, False)
     for name in "ab":
         one = pending(name)
         finish(one, answer(kibibytes=1024))
@@ -71,7 +75,7 @@ async def test_large_answers_do_not_share_a_message() -> None:
 
 
 async def test_errors_are_answers_too() -> None:
-    stream = SequenceStream(10, True)
+    stream = stream_of(10, True)
     stream.add(pending("a", SeqLensError("no")))
     stream.end()
     groups = [group async for group in stream.groups()]
@@ -79,7 +83,7 @@ async def test_errors_are_answers_too() -> None:
 
 
 async def test_a_full_window_has_room_again_only_when_an_answer_is_taken() -> None:
-    stream = SequenceStream(1, False)
+    stream = stream_of(1, False)
     one = pending("a")
     stream.add(one)
     waiting = asyncio.create_task(stream.room())
@@ -90,8 +94,27 @@ async def test_a_full_window_has_room_again_only_when_an_answer_is_taken() -> No
     await asyncio.wait_for(waiting, 1)
 
 
+async def test_what_is_unanswered_is_bounded_in_bytes_first_of_inputs_then_of_answers() -> None:
+    stream = stream_of(10, False, most_bytes=2_000)
+    large, small = pending("a", size=2_000), pending("b", size=10)
+    stream.add(large)
+    stream.add(small)
+    waiting = asyncio.create_task(stream.room())
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    finish(large, answer(kibibytes=1))
+    await asyncio.wait_for(waiting, 1)
+    finish(small, answer(kibibytes=1))
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(stream.room())
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    await anext(stream.groups())
+    await asyncio.wait_for(waiting, 1)
+
+
 async def test_closing_takes_back_what_waits() -> None:
-    stream = SequenceStream(10, False)
+    stream = stream_of(10, False)
     one = pending("a")
     stream.add(one)
     assert stream.close() == [one]

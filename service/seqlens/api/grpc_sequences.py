@@ -23,7 +23,7 @@ from seqlens.errors import (
     MessageTooLarge,
     SeqLensError,
 )
-from seqlens.sequences import SequenceAnswer
+from seqlens.sequences import InputSequence, SequenceAnswer, array_bytes
 from seqlens.settings import LimitSettings
 from seqlens_wire.pb import sequences_pb2 as pb
 
@@ -78,7 +78,8 @@ class GrpcSequenceService:
             served = self._models.find(options.model_name, options.model_version)
             check_tensor_names("options.output_names", options.output_names)
             names = check_outputs(served.model.anatomy, options.output_names)
-            stream = SequenceStream(self._window(options), options.keep_order)
+            most_bytes = self._limits.max_message_bytes
+            stream = SequenceStream(self._window(options), most_bytes, options.keep_order)
             reading = self._read_until_drained(requests, options, stream, context)
             reader = asyncio.create_task(reading)
             reader.add_done_callback(lambda _: stream.end())
@@ -168,9 +169,10 @@ class GrpcSequenceService:
             started = await self._inference.start_when_room(served, checked, urgency)
         except Exception as error:
             told = answerable(error)
-            return [Pending(one, model, told, arrived) for one in ids or ("",)]
+            return [Pending(one, model, told, arrived, len(one)) for one in ids or ("",)]
         return [
-            Pending(one, model, future, arrived) for one, future in zip(ids, started, strict=True)
+            Pending(one, model, begun, arrived, len(one) + _input_bytes(sequence))
+            for one, begun, sequence in zip(ids, started, checked, strict=True)
         ]
 
     async def _plain(self, sequences: pb.Sequences) -> list[SequenceRequest]:
@@ -235,6 +237,10 @@ async def _read_options(requests: AsyncIterator[pb.ProcessStreamRequest]) -> pb.
             "options.timeout_seconds", got=str(options.timeout_seconds), expected="more than 0"
         )
     return options
+
+
+def _input_bytes(sequence: InputSequence | SeqLensError) -> int:
+    return array_bytes(sequence.inputs) if isinstance(sequence, InputSequence) else 0
 
 
 def _deadline(options: pb.StreamOptions, context: Context) -> float | None:

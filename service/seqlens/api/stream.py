@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from seqlens.api.inference import Outcome, Started, outcome
 from seqlens.repository.loading import LoadedModel
-from seqlens.sequences import SequenceAnswer, array_bytes
+from seqlens.sequences import array_bytes
 
 # Answers that are ready together share a message up to about this size.
 MAX_GROUP_BYTES = 1 << 20
@@ -27,6 +27,7 @@ class Pending:
     model: LoadedModel | None  # None: its message named none that could be found
     started: Started
     arrived: float  # seconds, time.perf_counter
+    size: int  # bytes that it holds: its id, and its inputs or later its outputs
 
     def done(self) -> bool:
         """Whether there is an answer or an error."""
@@ -52,12 +53,15 @@ class SequenceStream:
     ----------
     window
         Messages are read only while fewer sequences than this are unanswered.
+    most_bytes
+        Messages are read only while the unanswered sequences hold less than this.
     keep_order
         Give answers in the order in which sequences came.
     """
 
-    def __init__(self, window: int, keep_order: bool) -> None:
-        self._window, self._keep_order = window, keep_order
+    def __init__(self, window: int, most_bytes: int, keep_order: bool) -> None:
+        self._window, self._most_bytes, self._keep_order = window, most_bytes, keep_order
+        self._bytes = 0
         # A plain dict would walk over the holes that earlier removals left at its front.
         self._unanswered: OrderedDict[Pending, None] = OrderedDict()  # in order of arrival
         self._done: deque[Pending] = deque()  # in order of completion; unused with keep_order
@@ -68,6 +72,7 @@ class SequenceStream:
     def add(self, pending: Pending) -> None:
         """Take in a sequence that has been started, or that could not be."""
         self._unanswered[pending] = None
+        self._bytes += pending.size
         if isinstance(pending.started, asyncio.Future):
             pending.started.add_done_callback(lambda _: self._finish(pending))
         else:
@@ -80,7 +85,7 @@ class SequenceStream:
 
     async def room(self) -> None:
         """Wait until the window has room for another message."""
-        while len(self._unanswered) >= self._window:
+        while len(self._unanswered) >= self._window or self._bytes >= self._most_bytes:
             self._room.clear()
             await self._room.wait()
 
@@ -106,6 +111,10 @@ class SequenceStream:
     def _finish(self, pending: Pending) -> None:
         if pending not in self._unanswered:
             return  # taken back
+        self._bytes -= pending.size
+        pending.size = len(pending.id) + _answer_bytes(pending.started)
+        self._bytes += pending.size
+        self._room.set()
         if not self._keep_order:
             self._done.append(pending)
         self._changed.set()
@@ -116,9 +125,8 @@ class SequenceStream:
         while size < MAX_GROUP_BYTES and (pending := self._next_done()):
             if members and pending.model is not members[0][0].model:
                 break
-            result = pending.outcome()
-            size += array_bytes(result.outputs) if isinstance(result, SequenceAnswer) else 0
-            members.append((pending, result))
+            size += len(pending.id) + _answer_bytes(pending.started)
+            members.append((pending, pending.outcome()))
             self._remove(pending)
         return Group(members[0][0].model, tuple(members)) if members else None
 
@@ -130,6 +138,14 @@ class SequenceStream:
 
     def _remove(self, pending: Pending) -> None:
         del self._unanswered[pending]
+        self._bytes -= pending.size
         if not self._keep_order:
             self._done.popleft()
         self._room.set()
+
+
+def _answer_bytes(started: Started) -> int:
+    """Size of the answer of a sequence that is done."""
+    if not isinstance(started, asyncio.Future) or started.exception() is not None:
+        return 0
+    return array_bytes(started.result().outputs)
