@@ -89,7 +89,7 @@ class Sequences(_message.Message):
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RaggedTensor]:
         """One tensor for each input that the caller gives, all with the same number of rows; row i of
         each belongs to sequence i. Lengths, masks and positions are not given: without padding they
-        say nothing, and the server makes them.
+        say nothing, and the server makes them. States and inputs with a default may be left out.
         """
 
     @_builtins.property
@@ -322,7 +322,8 @@ class StreamOptions(_message.Message):
     """Answer in the order in which sequences were sent, instead of as they are ready."""
     window: _builtins.int
     """The server reads on only while fewer sequences than this are unanswered; then the stream
-    pushes back. 0: the server's default; the server may lower it.
+    pushes back, as it does when they hold as many bytes as one message may. 0: the server's
+    default; the server may lower it.
     """
     timeout_seconds: _builtins.float
     """Time allowed for each sequence from its arrival; a later one gets DEADLINE_EXCEEDED. Absent:

@@ -58,8 +58,9 @@ class SequenceServiceServicer:
         """Many sequences of one model in one message, answered in one message in the same order.
 
         The call fails as a whole only where nothing could be answered: unknown model, texts for a
-        model without a tokenizer, a message whose tensors cannot be read. Anything that concerns a
-        single sequence is an error in its SequenceResult.
+        model without a tokenizer, a message whose tensors cannot be read, answers that do not fit into
+        one message. Anything that concerns a single sequence is an error in its SequenceResult, also RESOURCE_EXHAUSTED where the model's
+        waiting room is full.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -67,8 +68,9 @@ class SequenceServiceServicer:
 
     def ProcessStream(self, request_iterator, context):
         """Sequences in, answers out as they are ready. The first message of the client is `options`,
-        all others are `sequences`. The stream fails as a whole only for bad options or an unknown
-        model; a message that cannot be read gives each of its ids the same error.
+        all others are `sequences`. The stream fails as a whole only for bad options, an unknown model
+        or more ids in one message than the server's limit; a message that cannot be read gives each
+        of its ids the same error. While the model's waiting room is full the stream is not read from.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,13 +40,15 @@ class SequenceServiceStub:
     """Many sequences of one model in one message, answered in one message in the same order.
 
     The call fails as a whole only where nothing could be answered: unknown model, texts for a
-    model without a tokenizer, a message whose tensors cannot be read. Anything that concerns a
-    single sequence is an error in its SequenceResult.
+    model without a tokenizer, a message whose tensors cannot be read, answers that do not fit into
+    one message. Anything that concerns a single sequence is an error in its SequenceResult, also RESOURCE_EXHAUSTED where the model's
+    waiting room is full.
     """
     ProcessStream: _grpc.StreamStreamMultiCallable[_sequences_pb2.ProcessStreamRequest, _sequences_pb2.ProcessStreamResponse]
     """Sequences in, answers out as they are ready. The first message of the client is `options`,
-    all others are `sequences`. The stream fails as a whole only for bad options or an unknown
-    model; a message that cannot be read gives each of its ids the same error.
+    all others are `sequences`. The stream fails as a whole only for bad options, an unknown model
+    or more ids in one message than the server's limit; a message that cannot be read gives each
+    of its ids the same error. While the model's waiting room is full the stream is not read from.
     """
     DescribeModel: _grpc.UnaryUnaryMultiCallable[_sequences_pb2.DescribeModelRequest, _sequences_pb2.DescribeModelResponse]
     """What was found in a model, how it is served, and the proof that batching changes no answer."""
@@ -58,13 +60,15 @@ class SequenceServiceAsyncStub(SequenceServiceStub):
     """Many sequences of one model in one message, answered in one message in the same order.
 
     The call fails as a whole only where nothing could be answered: unknown model, texts for a
-    model without a tokenizer, a message whose tensors cannot be read. Anything that concerns a
-    single sequence is an error in its SequenceResult.
+    model without a tokenizer, a message whose tensors cannot be read, answers that do not fit into
+    one message. Anything that concerns a single sequence is an error in its SequenceResult, also RESOURCE_EXHAUSTED where the model's
+    waiting room is full.
     """
     ProcessStream: _aio.StreamStreamMultiCallable[_sequences_pb2.ProcessStreamRequest, _sequences_pb2.ProcessStreamResponse]  # type: ignore[assignment]
     """Sequences in, answers out as they are ready. The first message of the client is `options`,
-    all others are `sequences`. The stream fails as a whole only for bad options or an unknown
-    model; a message that cannot be read gives each of its ids the same error.
+    all others are `sequences`. The stream fails as a whole only for bad options, an unknown model
+    or more ids in one message than the server's limit; a message that cannot be read gives each
+    of its ids the same error. While the model's waiting room is full the stream is not read from.
     """
     DescribeModel: _aio.UnaryUnaryMultiCallable[_sequences_pb2.DescribeModelRequest, _sequences_pb2.DescribeModelResponse]  # type: ignore[assignment]
     """What was found in a model, how it is served, and the proof that batching changes no answer."""
@@ -79,8 +83,9 @@ class SequenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Many sequences of one model in one message, answered in one message in the same order.
 
         The call fails as a whole only where nothing could be answered: unknown model, texts for a
-        model without a tokenizer, a message whose tensors cannot be read. Anything that concerns a
-        single sequence is an error in its SequenceResult.
+        model without a tokenizer, a message whose tensors cannot be read, answers that do not fit into
+        one message. Anything that concerns a single sequence is an error in its SequenceResult, also RESOURCE_EXHAUSTED where the model's
+        waiting room is full.
         """
 
     @_abc_1.abstractmethod
@@ -90,8 +95,9 @@ class SequenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_sequences_pb2.ProcessStreamResponse], _abc.AsyncIterator[_sequences_pb2.ProcessStreamResponse]]:
         """Sequences in, answers out as they are ready. The first message of the client is `options`,
-        all others are `sequences`. The stream fails as a whole only for bad options or an unknown
-        model; a message that cannot be read gives each of its ids the same error.
+        all others are `sequences`. The stream fails as a whole only for bad options, an unknown model
+        or more ids in one message than the server's limit; a message that cannot be read gives each
+        of its ids the same error. While the model's waiting room is full the stream is not read from.
         """
 
     @_abc_1.abstractmethod
