@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -21,6 +21,7 @@ def arrays(datatype: str) -> st.SearchStrategy[np.ndarray]:
     return hnp.arrays(DATATYPES[datatype].dtype, SHAPES, **elements if datatype == "BYTES" else {})
 
 
+@example(("UINT64", np.array([0, 2**64 - 1024, 2**63 + 1], np.uint64)))
 @given(st.sampled_from(TYPED).flatmap(lambda d: st.tuples(st.just(d), arrays(d))))
 def test_typed_elements_give_the_array(case: tuple[str, np.ndarray]) -> None:
     datatype, array = case

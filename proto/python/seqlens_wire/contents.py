@@ -52,8 +52,9 @@ def _to_array(values: Sequence[object], kind: Datatype, field: str) -> Array:
         elements = np.empty(len(values), object)
         elements[:] = values
         return elements
-    # Faster than np.fromiter: numpy reads the field's memory as a whole.
-    array = np.array(values)
+    # Faster than np.fromiter: numpy reads the field's memory as a whole. Left to itself it makes
+    # floats of integers from 2^63 on.
+    array = np.array(values, np.uint64 if kind.name == "UINT64" else None)
     if kind.kind in "iu" and array.size:
         limits = np.iinfo(kind.dtype)
         check_range(int(array.min()), int(array.max()), limits.min, limits.max, field)
