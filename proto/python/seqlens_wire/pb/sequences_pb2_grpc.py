@@ -59,8 +59,8 @@ class SequenceServiceServicer:
 
         The call fails as a whole only where nothing could be answered: unknown model, texts for a
         model without a tokenizer, a message whose tensors cannot be read, answers that do not fit into
-        one message. Anything that concerns a single sequence is an error in its SequenceResult, also RESOURCE_EXHAUSTED where the model's
-        waiting room is full.
+        one message. Anything that concerns a single sequence is an error in its SequenceResult. So is
+        RESOURCE_EXHAUSTED, where the model's waiting room is full.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

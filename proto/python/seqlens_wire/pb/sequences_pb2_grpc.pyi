@@ -41,8 +41,8 @@ class SequenceServiceStub:
 
     The call fails as a whole only where nothing could be answered: unknown model, texts for a
     model without a tokenizer, a message whose tensors cannot be read, answers that do not fit into
-    one message. Anything that concerns a single sequence is an error in its SequenceResult, also RESOURCE_EXHAUSTED where the model's
-    waiting room is full.
+    one message. Anything that concerns a single sequence is an error in its SequenceResult. So is
+    RESOURCE_EXHAUSTED, where the model's waiting room is full.
     """
     ProcessStream: _grpc.StreamStreamMultiCallable[_sequences_pb2.ProcessStreamRequest, _sequences_pb2.ProcessStreamResponse]
     """Sequences in, answers out as they are ready. The first message of the client is `options`,
@@ -61,8 +61,8 @@ class SequenceServiceAsyncStub(SequenceServiceStub):
 
     The call fails as a whole only where nothing could be answered: unknown model, texts for a
     model without a tokenizer, a message whose tensors cannot be read, answers that do not fit into
-    one message. Anything that concerns a single sequence is an error in its SequenceResult, also RESOURCE_EXHAUSTED where the model's
-    waiting room is full.
+    one message. Anything that concerns a single sequence is an error in its SequenceResult. So is
+    RESOURCE_EXHAUSTED, where the model's waiting room is full.
     """
     ProcessStream: _aio.StreamStreamMultiCallable[_sequences_pb2.ProcessStreamRequest, _sequences_pb2.ProcessStreamResponse]  # type: ignore[assignment]
     """Sequences in, answers out as they are ready. The first message of the client is `options`,
@@ -84,8 +84,8 @@ class SequenceServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The call fails as a whole only where nothing could be answered: unknown model, texts for a
         model without a tokenizer, a message whose tensors cannot be read, answers that do not fit into
-        one message. Anything that concerns a single sequence is an error in its SequenceResult, also RESOURCE_EXHAUSTED where the model's
-        waiting room is full.
+        one message. Anything that concerns a single sequence is an error in its SequenceResult. So is
+        RESOURCE_EXHAUSTED, where the model's waiting room is full.
         """
 
     @_abc_1.abstractmethod
