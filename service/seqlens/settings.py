@@ -100,7 +100,7 @@ class ServerSettings:
     host
         Address to listen on.
     http_port
-        Port for REST; 0 picks a free one.
+        Port reserved for REST, which is not served yet.
     grpc_port
         Port for gRPC; 0 picks a free one.
     metrics_port

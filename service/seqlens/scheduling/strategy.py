@@ -89,10 +89,10 @@ def _widest_sharing(
         return Decision(Strategy.EQUAL_LENGTH, f"{change}: only equal lengths share a batch")
     return Decision(
         Strategy.BY_LENGTH,
-        f"batched and alone differ by {padded_error:.2g} at most (allowed {allowed:g}): "
+        f"batched and alone differ by {padded_error:.2g} at most (allowed {allowed:.2g}): "
         "near lengths share a batch",
     )
 
 
 def _beyond(change: str, error: float, allowed: float) -> str:
-    return f"{change} answers by {error:.2g} (allowed {allowed:g})"
+    return f"{change} answers by {error:.2g} (allowed {allowed:.2g})"
