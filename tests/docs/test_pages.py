@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from seqlens.cli.app import app
 from seqlens.repository.config import InputConfig, ModelConfig, OutputConfig, read_config
 from seqlens_wire.pb import open_inference_pb2, sequences_pb2
 
@@ -24,6 +25,18 @@ def quoted(page: str) -> set[str]:
 )
 def test_call_is_documented(call: str) -> None:
     assert call in quoted("grpc.md")
+
+
+def test_commands_and_their_arguments_are_documented() -> None:
+    page = (REFERENCE / "cli.md").read_text()
+    for name in (name for name in app if not name.startswith("-")):
+        section = page.split(f"## seqlens {name}\n")[1].split("\n## ")[0]
+        if name == "serve":  # its options are the settings, which have a page of their own
+            continue
+        for argument in app[name].assemble_argument_collection():
+            option = argument.names[0]
+            placeholder = option.strip("-").upper().removesuffix("S")
+            assert option in section or placeholder in section, (name, option)
 
 
 def test_keys_of_model_yaml_are_documented() -> None:
