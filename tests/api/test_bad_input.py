@@ -128,6 +128,13 @@ def infer(channel: grpc.Channel) -> Callable[[pb.ModelInferRequest], pb.ModelInf
     return GRPCInferenceServiceStub(channel).ModelInfer  # type: ignore[no-any-return]
 
 
+@pytest.fixture(autouse=True)
+def _serves_on(infer: Any) -> Iterator[None]:
+    """Whatever a test sent, a good request after it is answered."""
+    yield
+    assert infer(request(tokens=[[2, 3]])).outputs[0].shape == [1, 40]
+
+
 def request(model: str = "lstm-onnx", version: str = "", **arrays: Any) -> pb.ModelInferRequest:
     message = pb.ModelInferRequest(model_name=model, model_version=version)
     for name, values in arrays.items():
