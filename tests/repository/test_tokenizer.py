@@ -29,10 +29,6 @@ def test_texts_become_ids_neither_padded_nor_cut(file: Path) -> None:
     assert {one.dtype for one in ids} == {np.dtype(np.int64)}
 
 
-def test_tokens_stand_one_a_position(file: Path) -> None:
-    assert Tokenizer.from_file(file).tokens("the dog played") == ["the", "[UNK]", "played"]
-
-
 @pytest.mark.parametrize("text", ["", "{}", "not json", '{"model": {"type": "Unheard"}}'])
 def test_a_broken_file_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "words.json"

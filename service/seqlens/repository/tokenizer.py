@@ -32,14 +32,8 @@ class Tokenizer:
 
         Raises ``InvalidRequest`` for text that is not Unicode (lone surrogates).
         """
-        return [np.array(one.ids, np.int64) for one in self._encode(texts)]
-
-    def tokens(self, text: str) -> list[str]:
-        """The tokens of one text as they stand in the vocabulary, one a position."""
-        return list(self._encode([text])[0].tokens)
-
-    def _encode(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
         try:
-            return self._tokenizer.encode_batch(list(texts))
+            encodings = self._tokenizer.encode_batch(list(texts))
         except (TypeError, UnicodeError) as error:
             raise InvalidRequest("texts", got=str(error), expected="Unicode text") from error
+        return [np.array(one.ids, np.int64) for one in encodings]
