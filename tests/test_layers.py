@@ -141,12 +141,12 @@ def test_only_the_edges_of_seqlens_know_a_network() -> None:
     [
         ("def f():\n    import seqlens.server", "seqlens.graphs.axes", True),
         ("from seqlens import server", "seqlens.graphs.axes", True),
-        ("from seqlens.metrics import prometheus", "seqlens.api.convert", True),
+        ("from seqlens.metrics import prometheus", "seqlens.api.grpc.convert", True),
         ("from ..api import convert", "seqlens.graphs.axes", True),
         ("from seqlens.server import Server", "seqlens", True),
         ("from . import axes", "seqlens.graphs.roles", False),
-        ("from seqlens.metrics.observer import Observer", "seqlens.api.convert", False),
-        ("from seqlens.graphs import anatomy", "seqlens.api.convert", False),
+        ("from seqlens.metrics.observer import Observer", "seqlens.api.grpc.convert", False),
+        ("from seqlens.graphs import anatomy", "seqlens.api.grpc.convert", False),
     ],
 )
 def test_the_rule_sees_every_form_of_import(source: str, module: str, found: bool) -> None:

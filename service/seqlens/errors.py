@@ -107,6 +107,53 @@ class DeadlinePassed(SeqLensError):
     grpc_code, http_status = "DEADLINE_EXCEEDED", HTTPStatus.GATEWAY_TIMEOUT
 
 
+class BodyTooLarge(SeqLensError):
+    """The body of an HTTP request is larger than it may be, as sent or decompressed."""
+
+    grpc_code, http_status = "RESOURCE_EXHAUSTED", HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+    def __init__(self, got: str, limit: int) -> None:
+        super().__init__(
+            field="body", got=got, expected=f"at most {limit} bytes (limits.max_message_bytes)"
+        )
+
+
+class BodyTooSlow(SeqLensError):
+    """The body of an HTTP request did not arrive in the time allowed."""
+
+    grpc_code, http_status = "DEADLINE_EXCEEDED", HTTPStatus.REQUEST_TIMEOUT
+
+
+class UnknownEncoding(SeqLensError):
+    """The body of an HTTP request is compressed in a way that is not known."""
+
+    grpc_code, http_status = "INVALID_ARGUMENT", HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class NotAuthenticated(SeqLensError):
+    """The request carries no key, or one that is not known."""
+
+    grpc_code, http_status = "UNAUTHENTICATED", HTTPStatus.UNAUTHORIZED
+
+
+class NotPermitted(SeqLensError):
+    """The settings do not let clients do that."""
+
+    grpc_code, http_status = "PERMISSION_DENIED", HTTPStatus.FORBIDDEN
+
+
+class RegionNotFound(SeqLensError):
+    """No region of shared memory is registered under this name."""
+
+    grpc_code, http_status = "NOT_FOUND", HTTPStatus.NOT_FOUND
+
+
+class RegionExists(SeqLensError):
+    """A region of shared memory is registered under this name already."""
+
+    grpc_code, http_status = "ALREADY_EXISTS", HTTPStatus.CONFLICT
+
+
 class NotOffered(SeqLensError):
     """An extension or a feature that this server does not offer."""
 

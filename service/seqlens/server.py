@@ -13,12 +13,13 @@ import uvloop
 from prometheus_client import CollectorRegistry, start_http_server
 
 from seqlens.api.calls import Calls
-from seqlens.api.grpc_inference import GrpcInferenceService
-from seqlens.api.grpc_sequences import GrpcSequenceService
-from seqlens.api.grpc_server import GrpcServer
+from seqlens.api.control.calls import control_calls
+from seqlens.api.core import Core
+from seqlens.api.grpc.server import GrpcServer
 from seqlens.api.inference import Inference
 from seqlens.api.request_log import RequestLog
 from seqlens.api.served import ServedModels
+from seqlens.api.shared_memory import SharedMemory
 from seqlens.api.statistics import Statistics
 from seqlens.metrics.fanout import tell_all
 from seqlens.metrics.observer import Observer
@@ -57,15 +58,17 @@ class Server:
         self._repository = Repository(settings, observer, self._serve, self._serve_no_more)
         self._models = ServedModels(self._repository, observer)
         self._ready = False
-        inference = Inference(settings.limits)
-        calls = self._calls = Calls(observer, statistics)
-        self._grpc = GrpcServer(
-            settings,
-            GrpcInferenceService(
-                inference, self._models, calls, statistics, self.is_ready, settings.limits
-            ),
-            GrpcSequenceService(inference, self._models, calls, settings.limits),
+        core = Core(
+            settings=settings,
+            inference=Inference(settings.limits),
+            models=self._models,
+            calls=Calls(observer, statistics),
+            statistics=statistics,
+            memory=SharedMemory(),
+            ready=self.is_ready,
         )
+        self._memory = core.memory
+        self._grpc = GrpcServer(core, control_calls(core))
         self._loading: asyncio.Task[None] | None = None
         self.grpc_address = ""
         self.metrics_address = ""
@@ -82,6 +85,7 @@ class Server:
             server._listen_for_metrics(stack)
             server._arbiter.start()
             stack.callback(server._arbiter.close)
+            stack.callback(server._memory.close)
             await server._listen_for_calls()
             stack.push_async_callback(server._repository.close)
             server._loading = asyncio.create_task(server._load())
@@ -154,7 +158,7 @@ class Server:
         self._models.draining.set()
         if self._loading is not None:
             self._loading.cancel()
-        await self._grpc.stop(self._settings.drain_seconds, self._calls)
+        await self._grpc.stop(self._settings.drain_seconds)
         await self._arbiter.drain(0)
 
 

@@ -67,13 +67,20 @@ class LimitSettings:
     max_sequence_length
         Longest sequence taken, in tokens, where the model itself sets no lower limit.
     max_message_bytes
-        Largest gRPC message taken, in bytes.
+        Largest gRPC message or REST body, in bytes; of a compressed one, once decompressed.
     max_message_sequences
         Most sequences in one message, or rows in one tensor.
     max_concurrent_rpcs
         Calls in progress before gRPC itself refuses more: a high backstop, not a scheduler.
     max_stream_window
         Most unanswered sequences that one stream may have, whatever window it asks for.
+    header_timeout_seconds
+        Time that a REST client has to send the head of a request once it has begun, and a new
+        connection to begin its first.
+    body_timeout_seconds
+        Time that a REST client has to send the body of a request, in seconds.
+    keep_alive_seconds
+        Time that an idle REST connection stays open after an answer, in seconds.
     """
 
     max_sequence_length: int = 4_096
@@ -81,12 +88,44 @@ class LimitSettings:
     max_message_sequences: int = 4_096
     max_concurrent_rpcs: int = 16_384
     max_stream_window: int = 4_096
+    header_timeout_seconds: float = 20.0
+    body_timeout_seconds: float = 60.0
+    keep_alive_seconds: float = 75.0
 
     def __post_init__(self) -> None:
         _check(self, "max_sequence_length max_message_sequences", least=1)
         _check(self, "max_concurrent_rpcs max_stream_window", least=1)
+        _check(self, "header_timeout_seconds body_timeout_seconds keep_alive_seconds", least=0.1)
         # gRPC counts in 32 bits.
         _check(self, "max_message_bytes", least=1, most=2**31 - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class SecuritySettings:
+    """Who may talk to the server. Without any of it everyone who reaches its ports may.
+
+    Parameters
+    ----------
+    certificate
+        Certificate chain of the server, PEM: gRPC and REST then speak TLS only.
+    private_key
+        Private key of the certificate, PEM.
+    client_ca
+        Certificates that those of clients must be signed by, PEM: clients then need one.
+    keys
+        File with one key a line, of which every request must carry one.
+    """
+
+    certificate: Path | None = None
+    private_key: Path | None = None
+    client_ca: Path | None = None
+    keys: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.private_key is None):
+            raise InvalidSetting("security: certificate and private_key go together")
+        if self.client_ca is not None and self.certificate is None:
+            raise InvalidSetting("security.client_ca: expected security.certificate as well")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +139,7 @@ class ServerSettings:
     host
         Address to listen on.
     http_port
-        Port reserved for REST, which is not served yet.
+        Port for REST; 0 picks a free one.
     grpc_port
         Port for gRPC; 0 picks a free one.
     metrics_port
@@ -119,6 +158,12 @@ class ServerSettings:
         Upper bounds of the length ranges in metrics, in tokens.
     log_requests
         Write one log line for each request.
+    model_control
+        Let clients load and unload the models of the repository.
+    accept_model_files
+        Let clients send the files of a model that they load.
+    trace_file
+        File for the timestamps of traced requests; without it nothing can be traced.
     """
 
     repository: Path
@@ -133,8 +178,12 @@ class ServerSettings:
     drain_seconds: float = 10.0
     length_buckets: tuple[int, ...] = (16, 32, 64, 128, 256, 512, 1024)
     log_requests: bool = False
+    model_control: bool = True
+    accept_model_files: bool = False
+    trace_file: Path | None = None
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
+    security: SecuritySettings = field(default_factory=SecuritySettings)
 
     def __post_init__(self) -> None:
         _check(self, "http_port grpc_port metrics_port", least=0, most=_LAST_PORT)

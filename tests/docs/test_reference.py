@@ -27,7 +27,7 @@ def table_rows(page: str) -> dict[str, list[str]]:
 
 def settings(of: type[Any] = ServerSettings, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for field in dataclasses.fields(of):
-        if field.name in ("scheduler", "limits"):
+        if field.name in ("scheduler", "limits", "security"):
             yield from settings(field.default_factory, f"{prefix}{field.name}.")
         else:
             yield prefix + field.name, field.default
@@ -36,6 +36,8 @@ def settings(of: type[Any] = ServerSettings, prefix: str = "") -> Iterator[tuple
 def shown(default: Any) -> str:
     if default is dataclasses.MISSING:
         return "required"
+    if default is None:
+        return "none"
     if isinstance(default, bool):
         return "on" if default else "off"
     if isinstance(default, tuple):

@@ -26,6 +26,11 @@ _DESCRIPTORS: dict[str, ServiceDescriptor] = {
 }
 
 
+def method_names(service: str) -> list[str]:
+    """Names of the RPCs of OPEN_INFERENCE or SEQUENCES."""
+    return [method.name for method in _DESCRIPTORS[service].methods]
+
+
 def add_servicer(server: grpc.aio.Server | grpc.Server, service: str, servicer: object) -> None:
     """Offer those methods of a service that ``servicer`` has; others answer UNIMPLEMENTED.
 

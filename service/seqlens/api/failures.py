@@ -1,10 +1,11 @@
-"""What callers are told of errors that nobody foresaw: an id, and nothing more."""
+"""What callers are told of errors that are not our own; of unforeseen ones an id, no more."""
 
 from secrets import token_hex
 
 import structlog
 
-from seqlens.errors import SeqLensError
+from seqlens.errors import InvalidRequest, SeqLensError
+from seqlens_wire.tensors import TensorError
 
 _log = structlog.get_logger("seqlens.api")
 
@@ -20,3 +21,8 @@ def answerable(error: BaseException) -> SeqLensError:
     error_id = token_hex(4)
     _log.error("internal error", error_id=error_id, exc_info=error)
     return SeqLensError(f"internal error, id {error_id}")
+
+
+def invalid(error: TensorError) -> InvalidRequest:
+    """What is wrong with the bytes of a tensor, as an error of ours."""
+    return InvalidRequest(error.field, got=error.got, expected=error.expected)

@@ -2,20 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ParamSpec, TypeVar
 
 import numpy as np
 
 from seqlens.api.calls import Call
+from seqlens.api.classification import best_classes
 from seqlens.api.failures import answerable
 from seqlens.api.message_bounds import check_count, check_text
 from seqlens.api.ragged import check_sequence, text_tensor
 from seqlens.api.requests import (
+    AnsweredOutput,
     InferRequest,
     InferResponse,
     LengthLimits,
     NamedTensor,
+    RequestedOutput,
     Rows,
     SequenceRequest,
     Urgency,
@@ -23,8 +26,8 @@ from seqlens.api.requests import (
 from seqlens.api.rows import input_named, join, split
 from seqlens.api.served import Served
 from seqlens.api.validation import check_names, check_outputs, check_tensor
-from seqlens.errors import DeadlinePassed, InvalidRequest, SeqLensError
-from seqlens.graphs.anatomy import ModelAnatomy
+from seqlens.errors import DeadlinePassed, InvalidRequest, NotOffered, SeqLensError
+from seqlens.graphs.anatomy import InputRole, ModelAnatomy
 from seqlens.repository.loading import LoadedModel
 from seqlens.scheduling.strategy import Strategy
 from seqlens.sequences import Array, InputSequence, SequenceAnswer, array_bytes
@@ -58,7 +61,8 @@ class Inference:
         more is done for the others; when the caller leaves, waiting work is taken back.
         """
         model = served.model
-        names = check_outputs(model.anatomy, request.outputs)
+        _refuse_sequences(model, request)
+        names = check_outputs(model.anatomy, [output.name for output in request.outputs])
         self._check_row_count(model.anatomy, request.inputs)
         size = sum(tensor.array.nbytes for tensor in request.inputs)
         sequences, rows = await off_loop_if_large(size, _take_apart, model, request.inputs)
@@ -67,12 +71,8 @@ class Inference:
         call.answered(answers)
         size = sum(array_bytes(answer.outputs) for answer in answers)
         arrays = await off_loop_if_large(size, _put_together, model, answers, rows, names)
-        outputs = [s for s in model.anatomy.outputs if s.name in names]
         return InferResponse(
-            model.name,
-            model.version,
-            request.id,
-            tuple(NamedTensor(s.name, s.datatype, arrays[s.name]) for s in outputs),
+            model.name, model.version, request.id, _answered(model, request, arrays)
         )
 
     async def check(
@@ -199,6 +199,32 @@ def _put_together(
     if model.decision.strategy is Strategy.WHOLE:
         return dict(outputs[0])
     return join(model.anatomy, outputs, rows, names)
+
+
+def _answered(
+    model: LoadedModel, request: InferRequest, arrays: Mapping[str, Array]
+) -> tuple[AnsweredOutput, ...]:
+    """The outputs as they were asked for: in that order, or all in the model's own."""
+    asked = request.outputs or [RequestedOutput(spec.name) for spec in model.anatomy.outputs]
+    specs = {spec.name: spec for spec in model.anatomy.outputs}
+    answered = []
+    for output in asked:
+        spec = specs[output.name]
+        tensor = NamedTensor(spec.name, spec.datatype, arrays[spec.name])
+        if output.classes:
+            tensor = best_classes(tensor, output.classes, model.labels, spec.batch_axis)
+        answered.append(AnsweredOutput(tensor, output.place))
+    return tuple(answered)
+
+
+def _refuse_sequences(model: LoadedModel, request: InferRequest) -> None:
+    """A model without a state answers each request of a sequence the same as any other."""
+    has_state = any(spec.role is InputRole.STATE for spec in model.anatomy.inputs)
+    if request.sequence_id and has_state:
+        raise NotOffered(
+            f"parameters.sequence_id: the server keeps no state between requests; "
+            f"model {model.name!r} takes its state as an input"
+        )
 
 
 def _submit(

@@ -1,5 +1,6 @@
 """What the edges hand to ``Inference`` and get back: plain values without a wire format."""
 
+import time
 from dataclasses import dataclass
 
 from seqlens.sequences import Array
@@ -26,14 +27,38 @@ class Urgency:
     priority: int = 0
 
 
+def deadline_in(seconds: float | None) -> float | None:
+    """A time allowed from now on as a point on the monotonic clock."""
+    return None if seconds is None else time.monotonic() + seconds
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPlace:
+    """Part of a region of shared memory that the caller has registered, in bytes."""
+
+    region: str
+    offset: int
+    byte_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedOutput:
+    """An output to answer with, and in which form."""
+
+    name: str
+    classes: int = 0  # the best so many classes as "value:index:label"; 0: the whole tensor
+    place: SharedPlace | None = None  # where its bytes go; None: into the answer
+
+
 @dataclass(frozen=True, slots=True)
 class InferRequest:
     """One request of the Open Inference Protocol: whole tensors, padding and all."""
 
     inputs: tuple[NamedTensor, ...]
-    outputs: tuple[str, ...] = ()  # empty: all
+    outputs: tuple[RequestedOutput, ...] = ()  # empty: all
     id: str = ""
     urgency: Urgency = Urgency()
+    sequence_id: int | str = 0  # 0 and "" stand for none
 
 
 @dataclass(slots=True)
@@ -47,13 +72,21 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class AnsweredOutput:
+    """A tensor of an answer, and where the caller wants its bytes."""
+
+    tensor: NamedTensor
+    place: SharedPlace | None = None  # None: in the answer
+
+
+@dataclass(frozen=True, slots=True)
 class InferResponse:
     """The answer to an ``InferRequest``: whole tensors in the caller's order and shape."""
 
     model: str
     version: str
     id: str
-    outputs: tuple[NamedTensor, ...]
+    outputs: tuple[AnsweredOutput, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from seqlens.api.convert import invalid
+from seqlens.api.failures import invalid
 from seqlens.api.inference import Outcome
 from seqlens.api.message_bounds import check_count, check_tensor_names
 from seqlens.api.requests import NamedTensor, SequenceRequest

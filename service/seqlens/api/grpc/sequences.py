@@ -4,16 +4,16 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 
-from seqlens.api.calls import Call, Calls
-from seqlens.api.convert import deadline_in
-from seqlens.api.convert_sequences import read_sequences, write_answers
+from seqlens.api.calls import Call
+from seqlens.api.core import Core
 from seqlens.api.describe_sequences import describe_model
 from seqlens.api.failures import answerable
-from seqlens.api.grpc_errors import Context, streaming, unary, why_left
-from seqlens.api.inference import Inference, Outcome, off_loop_if_large, outcomes
+from seqlens.api.grpc.convert_sequences import read_sequences, write_answers
+from seqlens.api.grpc.errors import Context, streaming, unary, why_left
+from seqlens.api.inference import Outcome, off_loop_if_large, outcomes
 from seqlens.api.message_bounds import check_answer, check_count, check_tensor_names
-from seqlens.api.requests import SequenceRequest, Urgency
-from seqlens.api.served import DRAINING, ServedModels
+from seqlens.api.requests import SequenceRequest, Urgency, deadline_in
+from seqlens.api.served import DRAINING
 from seqlens.api.stream import Group, Pending, SequenceStream
 from seqlens.api.validation import check_outputs
 from seqlens.errors import (
@@ -24,7 +24,6 @@ from seqlens.errors import (
     SeqLensError,
 )
 from seqlens.sequences import InputSequence, SequenceAnswer, array_bytes
-from seqlens.settings import LimitSettings
 from seqlens_wire.pb import sequences_pb2 as pb
 
 # Enough to keep several lanes in work, little enough that a client that leaves wastes nothing.
@@ -34,13 +33,11 @@ DEFAULT_WINDOW = 256
 class GrpcSequenceService:
     """Methods carry the names of the RPCs; see ``seqlens_wire.services.add_servicer``."""
 
-    def __init__(
-        self, inference: Inference, models: ServedModels, calls: Calls, limits: LimitSettings
-    ) -> None:
-        self._inference = inference
-        self._models = models
-        self._calls = calls
-        self._limits = limits
+    def __init__(self, core: Core) -> None:
+        self._inference = core.inference
+        self._models = core.models
+        self._calls = core.calls
+        self._limits = core.settings.limits
 
     @unary
     async def ProcessBatch(

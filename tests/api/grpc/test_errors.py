@@ -8,7 +8,7 @@ import grpc.aio
 import pytest
 from structlog.testing import capture_logs
 
-from seqlens.api.grpc_errors import MAX_MESSAGE_CHARACTERS, Context, streaming, unary
+from seqlens.api.grpc.errors import MAX_MESSAGE_CHARACTERS, Context, streaming, unary
 from seqlens.errors import (
     BackendFailed,
     DeadlinePassed,

@@ -115,8 +115,10 @@ def test_what_clients_ask_before_they_infer(target: str) -> None:
         assert not client.is_model_ready("rnn-onnx", "9")
         assert not client.is_model_ready("unknown")
         assert client.get_server_metadata().extensions == [
+            "classification",
             "schedule_policy",
             "model_configuration",
+            "system_shared_memory",
             "parameters",
             "statistics",
         ]
@@ -178,7 +180,6 @@ def test_statistics_of_all_models(target: str) -> None:
     "call",
     [
         lambda client: client.load_model("rnn-onnx"),
-        lambda client: client.get_system_shared_memory_status(),
         lambda client: client.get_trace_settings(),
         lambda client: client.get_log_settings(),
     ],

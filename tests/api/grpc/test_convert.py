@@ -5,9 +5,10 @@ import time
 import numpy as np
 import pytest
 
-from seqlens.api.convert import read_infer_request, write_infer_response
-from seqlens.api.requests import InferResponse, NamedTensor
-from seqlens.errors import InvalidRequest, NotOffered
+from seqlens.api.grpc.convert import read_infer_request, write_infer_response
+from seqlens.api.requests import AnsweredOutput, InferResponse, NamedTensor, RequestedOutput
+from seqlens.api.shared_memory import SharedMemory
+from seqlens.errors import InvalidRequest
 from seqlens_wire.pb.open_inference_pb2 import ModelInferRequest
 
 
@@ -27,7 +28,7 @@ def test_raw_and_typed_contents_give_the_same_array() -> None:
     typed = message()
     typed.inputs[0].contents.int64_contents.extend([3, 4])
     for request in (raw(), typed):
-        (tensor,) = read_infer_request(request, None).inputs
+        (tensor,) = read_infer_request(request, None, SharedMemory()).inputs
         assert tensor.datatype == "INT64"
         np.testing.assert_array_equal(tensor.array, [[3, 4]])
 
@@ -37,10 +38,10 @@ def test_the_nearer_of_two_deadlines_counts() -> None:
     request.parameters["timeout"].int64_param = 2_000_000
     request.parameters["priority"].uint64_param = 3
     for remaining, expected in ((None, 2.0), (1.0, 1.0), (60.0, 2.0)):
-        urgency = read_infer_request(request, remaining).urgency
+        urgency = read_infer_request(request, remaining, SharedMemory()).urgency
         assert urgency.deadline == pytest.approx(time.monotonic() + expected, abs=0.5)
         assert urgency.priority == 3
-    assert read_infer_request(raw(), None).urgency.deadline is None
+    assert read_infer_request(raw(), None, SharedMemory()).urgency.deadline is None
 
 
 @pytest.mark.parametrize(
@@ -61,26 +62,22 @@ def test_unreadable_messages_name_the_field(change: object, field: str) -> None:
     request = raw()
     change(request)  # type: ignore[operator]
     with pytest.raises(InvalidRequest) as caught:
-        read_infer_request(request, None)
+        read_infer_request(request, None, SharedMemory())
     assert caught.value.field == field
 
 
-def test_extensions_that_change_the_answer_are_refused_when_used() -> None:
+def test_forms_of_outputs_and_the_sequence_are_read() -> None:
     request = raw()
-    request.parameters["sequence_id"].int64_param = 0
-    read_infer_request(request, None)
-    request.parameters["sequence_id"].int64_param = 5
-    with pytest.raises(NotOffered, match="sequence_id"):
-        read_infer_request(request, None)
-    request = raw()
+    request.parameters["sequence_id"].string_param = "talk"
     request.outputs.add(name="y").parameters["classification"].int64_param = 3
-    with pytest.raises(NotOffered, match="classification"):
-        read_infer_request(request, None)
+    plain = read_infer_request(request, None, SharedMemory())
+    assert plain.sequence_id == "talk"
+    assert plain.outputs == (RequestedOutput("y", classes=3),)
 
 
 def test_answers_are_raw() -> None:
-    output = NamedTensor("y", "FP32", np.array([[0.5]], np.float32))
-    written = write_infer_response(InferResponse("m", "1", "7", (output,)))
+    output = AnsweredOutput(NamedTensor("y", "FP32", np.array([[0.5]], np.float32)))
+    written = write_infer_response(InferResponse("m", "1", "7", (output,)), SharedMemory())
     assert (written.model_name, written.model_version, written.id) == ("m", "1", "7")
     assert written.outputs[0].shape == [1, 1]
     assert written.raw_output_contents[0] == np.float32(0.5).tobytes()

@@ -6,9 +6,10 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from seqlens.api.calls import Calls
-from seqlens.api.grpc_inference import GrpcInferenceService
-from seqlens.api.grpc_sequences import GrpcSequenceService
+from seqlens.api.control.calls import ControlCall
+from seqlens.api.core import Core
+from seqlens.api.grpc.inference import inference_servicer
+from seqlens.api.grpc.sequences import GrpcSequenceService
 from seqlens.settings import ServerSettings
 from seqlens_wire.services import OPEN_INFERENCE, SEQUENCES, add_servicer, reflection_pool
 
@@ -24,18 +25,14 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class GrpcServer:
     """Listens for calls. Must be made inside the running event loop."""
 
-    def __init__(
-        self,
-        settings: ServerSettings,
-        inference: GrpcInferenceService,
-        sequences: GrpcSequenceService,
-    ) -> None:
+    def __init__(self, core: Core, control: dict[str, ControlCall]) -> None:
+        self._calls = core.calls
         self._server = grpc.aio.server(
-            options=_options(settings),
-            maximum_concurrent_rpcs=settings.limits.max_concurrent_rpcs,
+            options=_options(core.settings),
+            maximum_concurrent_rpcs=core.settings.limits.max_concurrent_rpcs,
         )
-        add_servicer(self._server, OPEN_INFERENCE, inference)
-        add_servicer(self._server, SEQUENCES, sequences)
+        add_servicer(self._server, OPEN_INFERENCE, inference_servicer(core, control))
+        add_servicer(self._server, SEQUENCES, GrpcSequenceService(core))
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (OPEN_INFERENCE, SEQUENCES, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -58,17 +55,17 @@ class GrpcServer:
         """Tell the health of one model, under its name."""
         await self._health.set(name, SERVING if serving else NOT_SERVING)
 
-    async def stop(self, seconds: float, calls: Calls) -> None:
+    async def stop(self, seconds: float) -> None:
         """Turn all health off, take no new calls, and let those in progress finish.
 
-        Ends soon after the last of ``calls``, not with those of clients that watch the health:
+        Ends soon after the last of them, not with those of clients that watch the health:
         they are open for ever.
         """
         await self._health.enter_graceful_shutdown()
         # gRPC itself answers CANCELLED to what it holds and no method has seen yet.
-        await calls.quiet(QUIET_SECONDS, at_most=seconds / 2)
+        await self._calls.quiet(QUIET_SECONDS, at_most=seconds / 2)
         stopping = asyncio.create_task(self._server.stop(seconds))
-        idling = asyncio.create_task(calls.idle())
+        idling = asyncio.create_task(self._calls.idle())
         await asyncio.wait({stopping, idling}, return_when=asyncio.FIRST_COMPLETED)
         idling.cancel()
         await self._server.stop(min(seconds, LAST_ANSWER_SECONDS))

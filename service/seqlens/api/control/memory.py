@@ -1,0 +1,36 @@
+"""Calls about regions of shared memory."""
+
+from seqlens.api.core import Core
+from seqlens_wire.pb import open_inference_pb2 as pb
+
+
+class MemoryCalls:
+    """Register, list and forget regions of system shared memory."""
+
+    def __init__(self, core: Core) -> None:
+        self._memory = core.memory
+
+    async def SystemSharedMemoryStatus(
+        self, request: pb.SystemSharedMemoryStatusRequest
+    ) -> pb.SystemSharedMemoryStatusResponse:
+        """One region, or all of them where the name is empty."""
+        response = pb.SystemSharedMemoryStatusResponse()
+        for region in self._memory.status(request.name):
+            status = response.regions[region.name]
+            status.name, status.key = region.name, region.key
+            status.offset, status.byte_size = region.offset, region.byte_size
+        return response
+
+    async def SystemSharedMemoryRegister(
+        self, request: pb.SystemSharedMemoryRegisterRequest
+    ) -> pb.SystemSharedMemoryRegisterResponse:
+        """Make a region known under a name."""
+        self._memory.register(request.name, request.key, request.offset, request.byte_size)
+        return pb.SystemSharedMemoryRegisterResponse()
+
+    async def SystemSharedMemoryUnregister(
+        self, request: pb.SystemSharedMemoryUnregisterRequest
+    ) -> pb.SystemSharedMemoryUnregisterResponse:
+        """Forget a region, or all of them where the name is empty."""
+        self._memory.unregister(request.name)
+        return pb.SystemSharedMemoryUnregisterResponse()

@@ -1,0 +1,65 @@
+"""Calls about models: what they are, what they did, which there are."""
+
+from seqlens.api.core import Core
+from seqlens.api.describe_models import model_config, model_metadata, model_statistics
+from seqlens.repository.loading import LoadedModel
+from seqlens_wire.pb import open_inference_pb2 as pb
+
+
+class ModelCalls:
+    """Readiness, metadata, configuration, statistics, and the repository."""
+
+    def __init__(self, core: Core) -> None:
+        self._models = core.models
+        self._statistics = core.statistics
+
+    async def ModelReady(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
+        """Whether the model takes requests; false also for one that does not exist."""
+        return pb.ModelReadyResponse(ready=self._models.ready(request.name, request.version))
+
+    async def ModelMetadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
+        """Inputs, outputs, and what was found in the model."""
+        model = self._models.repository.get(request.name, request.version)
+        return model_metadata(model, self._models.versions(model.name))
+
+    async def ModelConfig(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+        """How the model is served."""
+        model = self._models.repository.get(request.name, request.version)
+        return pb.ModelConfigResponse(config=model_config(model))
+
+    async def ModelStatistics(
+        self, request: pb.ModelStatisticsRequest
+    ) -> pb.ModelStatisticsResponse:
+        """Counts and times of one version, of all versions of a model, or of all models."""
+        return pb.ModelStatisticsResponse(
+            model_stats=[
+                model_statistics(model, self._statistics.of(model.metric_labels))
+                for model in self._chosen(request.name, request.version)
+            ]
+        )
+
+    async def RepositoryIndex(
+        self, request: pb.RepositoryIndexRequest
+    ) -> pb.RepositoryIndexResponse:
+        """All models of the repository with their states, or only those that are ready."""
+        return pb.RepositoryIndexResponse(
+            models=[
+                pb.RepositoryIndexResponse.ModelIndex(
+                    name=entry.name, version=entry.version, state=entry.state, reason=entry.reason
+                )
+                for entry in self._models.repository.index()
+                if entry.state == "READY" or not request.ready
+            ]
+        )
+
+    def _chosen(self, name: str, version: str) -> list[LoadedModel]:
+        repository = self._models.repository
+        if version:
+            return [repository.get(name, version)]
+        if name:
+            repository.get(name)  # raises for an unknown model
+        return [
+            repository.get(entry.name, entry.version)
+            for entry in repository.index()
+            if entry.state == "READY" and name in ("", entry.name)
+        ]

@@ -1,0 +1,34 @@
+"""Calls about the server as a whole."""
+
+from seqlens import __version__
+from seqlens.api.core import Core
+from seqlens_wire.pb import open_inference_pb2 as pb
+
+# What works, and nothing else: calls of all other extensions answer UNIMPLEMENTED.
+EXTENSIONS = (
+    "classification",
+    "schedule_policy",
+    "model_configuration",
+    "system_shared_memory",
+    "parameters",
+    "statistics",
+)
+
+
+class ServerCalls:
+    """Liveness, readiness, metadata."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def ServerLive(self, request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
+        """True while the process answers at all."""
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
+        """True from the end of the first load until the server shuts down."""
+        return pb.ServerReadyResponse(ready=self._core.ready())
+
+    async def ServerMetadata(self, request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
+        """Name, version and the extensions that work."""
+        return pb.ServerMetadataResponse(name="seqlens", version=__version__, extensions=EXTENSIONS)

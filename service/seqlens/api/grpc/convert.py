@@ -1,0 +1,136 @@
+"""Messages of the Open Inference Protocol to plain requests, and plain answers to messages."""
+
+from collections.abc import Mapping
+
+from seqlens.api.failures import invalid
+from seqlens.api.message_bounds import check_tensor_names
+from seqlens.api.parameters import (
+    Parameters,
+    read_output,
+    read_place,
+    read_sequence_id,
+    read_urgency,
+)
+from seqlens.api.requests import (
+    AnsweredOutput,
+    InferRequest,
+    InferResponse,
+    NamedTensor,
+    SharedPlace,
+)
+from seqlens.api.shared_memory import SharedMemory
+from seqlens.errors import InvalidRequest
+from seqlens.sequences import Array
+from seqlens_wire.contents import read_contents
+from seqlens_wire.pb.open_inference_pb2 import (
+    InferParameter,
+    ModelInferRequest,
+    ModelInferResponse,
+)
+from seqlens_wire.tensors import TensorError, decode, encode
+
+
+def read_infer_request(
+    message: ModelInferRequest, time_remaining: float | None, memory: SharedMemory
+) -> InferRequest:
+    """Plain request from a message.
+
+    Arrays of raw contents are views of the message's bytes. ``time_remaining`` is that of the
+    caller's own deadline, in seconds. Raises ``InvalidRequest``.
+    """
+    check_tensor_names("inputs", (tensor.name for tensor in message.inputs))
+    check_tensor_names("outputs", (output.name for output in message.outputs))
+    parameters = plain_parameters(message.parameters)
+    return InferRequest(
+        inputs=_read_inputs(message, memory),
+        outputs=tuple(
+            read_output(output.name, plain_parameters(output.parameters))
+            for output in message.outputs
+        ),
+        id=message.id,
+        urgency=read_urgency(parameters, time_remaining),
+        sequence_id=read_sequence_id(parameters),
+    )
+
+
+def plain_parameters(parameters: Mapping[str, InferParameter]) -> Parameters:
+    """Parameters by name; None for one without a value."""
+    return {name: _value(parameter) for name, parameter in parameters.items()}
+
+
+def write_infer_response(response: InferResponse, memory: SharedMemory) -> ModelInferResponse:
+    """Message from a plain answer. Tensors go raw: several clients read nothing else.
+
+    Those with a place in shared memory are put there instead. Raises ``InvalidRequest`` where
+    they do not fit.
+    """
+    message = ModelInferResponse(
+        model_name=response.model, model_version=response.version, id=response.id
+    )
+    for output in response.outputs:
+        _write_output(message, output, memory)
+    return message
+
+
+def _write_output(
+    message: ModelInferResponse, output: AnsweredOutput, memory: SharedMemory
+) -> None:
+    tensor, place = output.tensor, output.place
+    field = f"outputs.{tensor.name}"
+    written = message.outputs.add(
+        name=tensor.name, datatype=tensor.datatype, shape=tensor.array.shape
+    )
+    data = encode(tensor.array, tensor.datatype, field=field)
+    if place is None:
+        message.raw_output_contents.append(data)
+        return
+    memory.write(place, data, field)
+    written.parameters["shared_memory_region"].string_param = place.region
+    written.parameters["shared_memory_offset"].int64_param = place.offset
+    written.parameters["shared_memory_byte_size"].int64_param = len(data)
+
+
+def _read_inputs(message: ModelInferRequest, memory: SharedMemory) -> tuple[NamedTensor, ...]:
+    places = [
+        read_place(plain_parameters(tensor.parameters), f"inputs.{tensor.name}.parameters")
+        for tensor in message.inputs
+    ]
+    _check_forms(message, places)
+    # Raw contents belong to the inputs in order, but for those in shared memory.
+    raw = iter(message.raw_input_contents)
+    tensors = []
+    for tensor, place in zip(message.inputs, places, strict=True):
+        data = next(raw, None) if place is None else memory.read(place, f"inputs.{tensor.name}")
+        tensors.append(NamedTensor(tensor.name, tensor.datatype, _read_input(tensor, data)))
+    return tuple(tensors)
+
+
+def _check_forms(message: ModelInferRequest, places: list[SharedPlace | None]) -> None:
+    raw = message.raw_input_contents
+    for tensor, place in zip(message.inputs, places, strict=True):
+        if tensor.HasField("contents") and (raw or place is not None):
+            raise InvalidRequest(
+                f"inputs.{tensor.name}.contents",
+                got="typed contents beside another form",
+                expected="one form for all inputs of a request",
+            )
+    in_message = places.count(None)
+    if raw and len(raw) != in_message:
+        raise InvalidRequest(
+            "raw_input_contents", got=f"{len(raw)} entries", expected=f"{in_message}"
+        )
+
+
+def _read_input(tensor: ModelInferRequest.InferInputTensor, raw: bytes | None) -> Array:
+    field = f"inputs.{tensor.name}"
+    try:
+        if raw is None:
+            return read_contents(tensor.contents, tensor.datatype, tensor.shape, field=field)
+        return decode(raw, tensor.datatype, tensor.shape, field=field)
+    except TensorError as error:
+        raise invalid(error) from None
+
+
+def _value(parameter: InferParameter) -> bool | int | str | float | None:
+    choice = parameter.WhichOneof("parameter_choice")
+    return None if choice is None else getattr(parameter, choice)
