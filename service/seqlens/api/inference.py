@@ -54,11 +54,14 @@ class Inference:
     def __init__(self, limits: LimitSettings) -> None:
         self._limits = limits
 
-    async def infer(self, served: Served, request: InferRequest, call: Call) -> InferResponse:
+    async def infer(
+        self, served: Served, request: InferRequest, call: Call, *, streamed: bool = False
+    ) -> InferResponse:
         """Answer whole tensors, in the caller's order and shape.
 
         Raises ``SeqLensError``. When one row fails the request fails with that row named and no
-        more is done for the others; when the caller leaves, waiting work is taken back.
+        more is done for the others; when the caller leaves, waiting work is taken back. One that
+        is ``streamed`` waits where the model has no room, as long as its deadline allows.
         """
         model = served.model
         _refuse_sequences(model, request)
@@ -67,7 +70,10 @@ class Inference:
         size = sum(tensor.array.nbytes for tensor in request.inputs)
         sequences, rows = await off_loop_if_large(size, _take_apart, model, request.inputs)
         call.longest = None if rows.time is None else max(rows.lengths)
-        answers = await _all_or_none(_submit(served, sequences, request.urgency))
+        if streamed:
+            await _room_for_stream(served, sequences, request.urgency)
+        futures = _submit(served, sequences, request.urgency, streamed=streamed)
+        answers = await _all_or_none(futures)
         call.answered(answers)
         size = sum(array_bytes(answer.outputs) for answer in answers)
         arrays = await off_loop_if_large(size, _put_together, model, answers, rows, names)
@@ -76,21 +82,20 @@ class Inference:
         )
 
     async def check(
-        self, model: LoadedModel, requests: Sequence[SequenceRequest]
+        self, model: LoadedModel, requests: Sequence[SequenceRequest | SeqLensError]
     ) -> list[InputSequence | SeqLensError]:
         """Make sequences of ragged requests: each by itself, so that a bad one costs no other.
 
-        Texts are turned into token ids. Raises ``InvalidRequest`` for texts to a model without
-        a tokenizer.
+        Texts are turned into token ids; errors stay where they are. Raises ``InvalidRequest``
+        where nothing but texts comes for a model without a tokenizer.
         """
-        texts = [request.text for request in requests if request.text is not None]
         most = model.max_length * MAX_CHARACTERS_PER_TOKEN
-        # Those that are refused below for their size are not worth a tokenizer's time.
-        fitting = [text if len(text) <= most else "" for text in texts]
-        ids = iter(await _encode(model, fitting) if texts else ())
+        ids = iter(await _token_ids(model, requests, most))
         checked: list[InputSequence | SeqLensError] = []
         for request in requests:
             try:
+                if isinstance(request, SeqLensError):
+                    raise request
                 inputs = request.inputs
                 if request.text is not None:
                     token_ids = next(ids)
@@ -126,12 +131,9 @@ class Inference:
     ) -> list[Started]:
         """The same for a stream: room is waited for, as long as the deadline allows."""
         good = [one for one in checked if isinstance(one, InputSequence)]
-        remaining = None if urgency.deadline is None else urgency.deadline - time.monotonic()
         try:
-            async with asyncio.timeout(remaining):
-                await served.queue.room_for_stream(good)
-        except TimeoutError:
-            late = DeadlinePassed("deadline passed before there was room to wait for the model")
+            await _room_for_stream(served, good, urgency)
+        except DeadlinePassed as late:
             return [late if isinstance(one, InputSequence) else one for one in checked]
         return self.start(served, checked, urgency, streamed=True)
 
@@ -227,6 +229,19 @@ def _refuse_sequences(model: LoadedModel, request: InferRequest) -> None:
         )
 
 
+async def _room_for_stream(
+    served: Served, sequences: Sequence[InputSequence], urgency: Urgency
+) -> None:
+    remaining = None if urgency.deadline is None else urgency.deadline - time.monotonic()
+    try:
+        async with asyncio.timeout(remaining):
+            await served.queue.room_for_stream(sequences)
+    except TimeoutError:
+        raise DeadlinePassed(
+            "deadline passed before there was room to wait for the model"
+        ) from None
+
+
 def _submit(
     served: Served,
     sequences: Sequence[InputSequence],
@@ -260,12 +275,22 @@ def _take_back(futures: Sequence[asyncio.Future[SequenceAnswer]]) -> None:
             future.exception()
 
 
-async def _encode(model: LoadedModel, texts: Sequence[str]) -> Sequence[Array]:
-    if model.tokenizer is None:
-        raise InvalidRequest(
-            "texts", got="texts", expected="tensors: the model has no tokenizer.json"
+async def _token_ids(
+    model: LoadedModel, requests: Sequence[SequenceRequest | SeqLensError], most: int
+) -> Sequence[Array | SeqLensError]:
+    """Token ids of the texts among the requests, in order; an error where there are none."""
+    plain = [request for request in requests if isinstance(request, SequenceRequest)]
+    texts = [request.text for request in plain if request.text is not None]
+    if texts and model.tokenizer is None:
+        error = InvalidRequest(
+            "texts", got="a text", expected="tensors: the model has no tokenizer.json"
         )
-    return await asyncio.to_thread(model.tokenizer.encode, texts)
+        if len(texts) == len(requests):
+            raise error
+        return [error] * len(texts)
+    # Those that are refused for their size are not worth a tokenizer's time.
+    fitting = [text if len(text) <= most else "" for text in texts]
+    return await asyncio.to_thread(model.tokenizer.encode, fitting) if fitting else ()
 
 
 async def off_loop_if_large(

@@ -1,8 +1,7 @@
 """One stream of sequences: read within a window, answered as ready or in order.
 
-A reader takes messages as long as the window has room; not reading on is what pushes back on
-the client, since HTTP/2 stops its sender. Every sequence becomes a ``Pending`` that is done
-exactly once; the writer takes what is done, as much as there is at a time, so that the
+A reader takes messages as long as the window has room. Every sequence becomes a ``Pending`` that
+is done exactly once; the writer takes what is done, as much as there is at a time, so that the
 sequences of one batch travel in one message.
 """
 
@@ -12,6 +11,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from seqlens.api.inference import Outcome, Started, outcome
+from seqlens.api.stream_reading import StreamRoom
 from seqlens.repository.loading import LoadedModel
 from seqlens.sequences import array_bytes
 
@@ -60,19 +60,18 @@ class SequenceStream:
     """
 
     def __init__(self, window: int, most_bytes: int, keep_order: bool) -> None:
-        self._window, self._most_bytes, self._keep_order = window, most_bytes, keep_order
-        self._bytes = 0
+        self._keep_order = keep_order
+        self._room = StreamRoom(window, most_bytes)
         # A plain dict would walk over the holes that earlier removals left at its front.
         self._unanswered: OrderedDict[Pending, None] = OrderedDict()  # in order of arrival
         self._done: deque[Pending] = deque()  # in order of completion; unused with keep_order
         self._changed = asyncio.Event()  # for the writer: something is done, or the end
-        self._room = asyncio.Event()  # for the reader
         self._ended = False
 
     def add(self, pending: Pending) -> None:
         """Take in a sequence that has been started, or that could not be."""
         self._unanswered[pending] = None
-        self._bytes += pending.size
+        self._room.take(pending.size)
         if isinstance(pending.started, asyncio.Future):
             pending.started.add_done_callback(lambda _: self._finish(pending))
         else:
@@ -85,9 +84,7 @@ class SequenceStream:
 
     async def room(self) -> None:
         """Wait until the window has room for another message."""
-        while len(self._unanswered) >= self._window or self._bytes >= self._most_bytes:
-            self._room.clear()
-            await self._room.wait()
+        await self._room.wait()
 
     async def groups(self) -> AsyncGenerator[Group, None]:
         """Answers in groups, as they are ready or in order, until the stream has ended."""
@@ -111,10 +108,8 @@ class SequenceStream:
     def _finish(self, pending: Pending) -> None:
         if pending not in self._unanswered:
             return  # taken back
-        self._bytes -= pending.size
-        pending.size = len(pending.id) + _answer_bytes(pending.started)
-        self._bytes += pending.size
-        self._room.set()
+        before, pending.size = pending.size, len(pending.id) + _answer_bytes(pending.started)
+        self._room.resize(before, pending.size)
         if not self._keep_order:
             self._done.append(pending)
         self._changed.set()
@@ -138,10 +133,9 @@ class SequenceStream:
 
     def _remove(self, pending: Pending) -> None:
         del self._unanswered[pending]
-        self._bytes -= pending.size
         if not self._keep_order:
             self._done.popleft()
-        self._room.set()
+        self._room.give_back(pending.size)
 
 
 def _answer_bytes(started: Started) -> int:
