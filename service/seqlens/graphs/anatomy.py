@@ -6,6 +6,7 @@ kept in a cache and sent over the wire as they are.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Literal
 
 Cell = Literal["rnn", "lstm", "gru"]
@@ -126,7 +127,7 @@ class ParameterGroup:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: what every request asks for is computed once and kept
 class ModelAnatomy:
     """Everything found in one exported model."""
 
@@ -152,7 +153,7 @@ class ModelAnatomy:
         sequences = self.sequence_inputs
         return bool(sequences) and all(i.batch_axis is not None for i in sequences)
 
-    @property
+    @cached_property
     def sequence_inputs(self) -> tuple[InputAnatomy, ...]:
         """The inputs that carry the sequences themselves."""
         return tuple(i for i in self.inputs if i.role is InputRole.SEQUENCE)
@@ -174,7 +175,11 @@ class ModelAnatomy:
 
     def input(self, name: str) -> InputAnatomy | None:
         """The input of this name."""
-        return next((i for i in self.inputs if i.name == name), None)
+        return self._inputs_by_name.get(name)
+
+    @cached_property
+    def _inputs_by_name(self) -> dict[str, InputAnatomy]:
+        return {one.name: one for one in self.inputs}
 
     def output(self, name: str) -> OutputAnatomy | None:
         """The output of this name."""
