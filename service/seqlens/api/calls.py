@@ -123,6 +123,13 @@ class Calls:
         if code == "OK":
             self._report_answer(call)
 
+    def note(self, call: Call, outcomes: Sequence[SequenceAnswer | SeqLensError]) -> None:
+        """Note how the sequences of a request ended, each by itself."""
+        call.answered([one for one in outcomes if isinstance(one, SequenceAnswer)])
+        for one in outcomes:
+            if isinstance(one, SeqLensError):
+                self.refused(call.labels, one)
+
     def refused(self, labels: ModelLabels, error: SeqLensError) -> None:
         """Count what was refused for its length or size; queues count their own refusals."""
         if isinstance(error, SequenceTooLong):

@@ -100,6 +100,8 @@ class Inference:
                 if request.text is not None:
                     token_ids = next(ids)
                     check_text("texts", request.text, most)
+                    if isinstance(token_ids, SeqLensError):
+                        raise token_ids
                     inputs = (text_tensor(model.anatomy, token_ids),)
                 sequence = check_sequence(model.anatomy, inputs, length_limits(model))
                 checked.append(_as_it_runs(model, sequence))
@@ -281,7 +283,9 @@ async def _token_ids(
     """Token ids of the texts among the requests, in order; an error where there are none."""
     plain = [request for request in requests if isinstance(request, SequenceRequest)]
     texts = [request.text for request in plain if request.text is not None]
-    if texts and model.tokenizer is None:
+    if not texts:
+        return ()
+    if model.tokenizer is None:
         error = InvalidRequest(
             "texts", got="a text", expected="tensors: the model has no tokenizer.json"
         )
@@ -290,7 +294,7 @@ async def _token_ids(
         return [error] * len(texts)
     # Those that are refused for their size are not worth a tokenizer's time.
     fitting = [text if len(text) <= most else "" for text in texts]
-    return await asyncio.to_thread(model.tokenizer.encode, fitting) if fitting else ()
+    return await asyncio.to_thread(model.tokenizer.encode, fitting)
 
 
 async def off_loop_if_large(

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
+from functools import partial
 
 from seqlens.api.batch import BatchRequest, answer_batch
 from seqlens.api.core import Core
@@ -78,7 +79,7 @@ class GrpcSequenceService:
             ids: Sequence[str] = message.sequences.ids
             # Too many to be told anything each: this ends the stream.
             check_count("sequences.ids", len(ids), self._limits.max_message_sequences)
-            yield StreamMessage(ids, lambda message=message: self._read(message))
+            yield StreamMessage(ids, partial(self._read, message))
 
     async def _read(self, message: pb.ProcessStreamRequest) -> list[SequenceRequest]:
         kind = message.WhichOneof("message")
