@@ -35,6 +35,7 @@ LAYERS = (
 NEIGHBOURS = {
     "seqlens": set[str](),
     "seqlens.api": {"seqlens_wire"},
+    "seqlens.repository": {"seqlens_wire"},  # config.pbtxt is one of its messages in text
     "seqlens.server": {"seqlens_wire"},
     "seqlens.cli": {"seqlens_client", "seqlens_wire"},
     "seqlens_client": {"seqlens_wire"},

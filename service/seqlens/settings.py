@@ -43,6 +43,10 @@ class SchedulerSettings:
         Credit that a waiting sequence earns: after one second it counts as this much shorter.
     max_age_seconds
         A sequence that has waited this long goes before all shorter ones.
+    default_timeout_seconds
+        Time allowed for requests that bring no deadline of their own; 0 allows any.
+    default_priority
+        Priority of requests that bring none: 1 is the highest; 0 comes last.
     """
 
     max_waiting_tokens: int = 1_048_576
@@ -51,11 +55,14 @@ class SchedulerSettings:
     max_batch_sequences: int = 32
     ageing_tokens_per_second: float = 1_000.0
     max_age_seconds: float = 2.0
+    default_timeout_seconds: float = 0.0
+    default_priority: int = 0
 
     def __post_init__(self) -> None:
         _check(self, "max_waiting_tokens max_waiting_sequences", least=1)
         _check(self, "max_batch_tokens max_batch_sequences", least=1)
         _check(self, "ageing_tokens_per_second max_age_seconds", least=0)
+        _check(self, "default_timeout_seconds default_priority", least=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from seqlens.backends.plugins import backend_for, find_all, find_backends
+from seqlens.backends.plugins import backend_for, find_all
 from seqlens.errors import ModelRejected
 
 PLUGIN = Path(__file__).parents[2] / "examples" / "backend_plugin"
@@ -28,7 +28,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_built_in_backends_are_found() -> None:
-    assert {"onnxruntime", "torchscript"} <= find_backends().keys()
+    assert {"onnxruntime", "torchscript"} <= find_all().working.keys()
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_broken_plugin_is_reported_and_stops_nobody(site: Path, source: str, r
 
 def test_finding_backends_does_not_import_torch() -> None:
     program = (
-        "import sys; from seqlens.backends.plugins import find_backends; found = find_backends(); "
+        "import sys; from seqlens.backends.plugins import find_all; found = find_all().working; "
         "sys.exit('torch' in sys.modules or 'torchscript' not in found)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from seqlens.cli.app import app
-from seqlens.repository.config import InputConfig, ModelConfig, OutputConfig, read_config
+from seqlens.repository.config import InputConfig, ModelConfig, OutputConfig, config_of, read_keys
 from seqlens_wire.pb import open_inference_pb2, sequences_pb2
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
@@ -48,6 +48,6 @@ def test_example_of_model_yaml_is_valid(tmp_path: Path) -> None:
     page = (REFERENCE / "model-yaml.md").read_text()
     path = tmp_path / "model.yaml"
     path.write_text(page.split("```yaml\n")[1].split("```")[0])
-    read = read_config(path)
+    read = config_of(read_keys(path), path.name)
     assert read.max_length == 512
     assert read.inputs["ids"].vocabulary_size == 30522

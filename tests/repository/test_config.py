@@ -13,8 +13,9 @@ from seqlens.repository.config import (
     SchedulerConfig,
     check_defaults,
     check_names,
-    parse_config,
-    read_config,
+    config_of,
+    parse_keys,
+    read_keys,
 )
 from seqlens.scheduling.strategy import Strategy
 from seqlens.settings import SchedulerSettings
@@ -38,8 +39,12 @@ scheduler: {max_batch_tokens: 64, max_age_seconds: 0.5}
 """
 
 
+def parsed(text: bytes) -> ModelConfig:
+    return config_of(parse_keys(text, "model.yaml"), "model.yaml")
+
+
 def test_everything_is_read() -> None:
-    config = parse_config(EVERYTHING, "model.yaml")
+    config = parsed(EVERYTHING)
     overrides = config.overrides()
     assert overrides.inputs["mask"].role is InputRole.MASK
     assert overrides.inputs["mask"].batch_axis is None
@@ -53,7 +58,7 @@ def test_everything_is_read() -> None:
 
 def test_scheduler_settings_left_out_are_the_servers() -> None:
     settings = SchedulerSettings(max_batch_sequences=7)
-    own = parse_config(EVERYTHING, "model.yaml").scheduler_settings(settings)
+    own = parsed(EVERYTHING).scheduler_settings(settings)
     assert own == SchedulerSettings(max_batch_sequences=7, max_batch_tokens=64, max_age_seconds=0.5)
 
 
@@ -63,11 +68,11 @@ def test_every_scheduler_setting_can_be_stated() -> None:
 
 @pytest.mark.parametrize("text", [b"", b"# nothing\n", b"{}"])
 def test_an_empty_file_states_nothing(text: bytes) -> None:
-    assert parse_config(text, "model.yaml") == ModelConfig()
+    assert parsed(text) == ModelConfig()
 
 
 def test_a_file_that_is_not_there_states_nothing(tmp_path) -> None:
-    assert read_config(tmp_path / "model.yaml") == ModelConfig()
+    assert read_keys(tmp_path / "model.yaml") == {}
 
 
 @pytest.mark.parametrize(
@@ -78,7 +83,7 @@ def test_a_file_that_is_not_there_states_nothing(tmp_path) -> None:
         (b"outputs: {y: {time_axes: 1}}", ["'time_axes' in outputs", "'time_axis'"]),
         (b"version_policy: {latst: 1}", ["'latst' in version_policy", "'latest'"]),
         (b"scheduler: {max_batch_token: 1}", ["in scheduler", "'max_batch_tokens'"]),
-        (b"zzz: 1", ["'zzz'; known: backend, device"]),
+        (b"zzz: 1", ["'zzz'; known: backend, file, device"]),
         (b"inputs: {tokens: {role: masc}}", ["'masc'", "inputs", "expected sequence, lengths"]),
         (b"outputs: {y: {role: mask}}", ["'mask'", "outputs", "expected per_sequence, per_step"]),
         (b"inputs: {tokens: {datatype: INT46}}", ["'INT46'", "expected one of BOOL"]),
@@ -103,7 +108,7 @@ def test_a_file_that_is_not_there_states_nothing(tmp_path) -> None:
 )
 def test_what_is_wrong_is_told_with_file_and_key(text: bytes, parts: list[str]) -> None:
     with pytest.raises(ModelRejected) as refused:
-        parse_config(text, "model.yaml")
+        parsed(text)
     message = str(refused.value)
     assert message.startswith("model.yaml")
     assert all(part in message for part in parts), message
@@ -111,14 +116,14 @@ def test_what_is_wrong_is_told_with_file_and_key(text: bytes, parts: list[str]) 
 
 @pytest.mark.parametrize("number", ["1e-3", "1.0E-3", "0.001", "+1e-3"])
 def test_numbers_with_an_exponent_are_numbers(number: str) -> None:
-    assert parse_config(f"tolerance: {number}".encode(), "model.yaml").tolerance == 0.001
+    assert parsed(f"tolerance: {number}".encode()).tolerance == 0.001
 
 
 def test_tensors_that_the_model_lacks_are_refused_with_the_likeliest() -> None:
-    config = parse_config(b"inputs: {token: {role: sequence}}", "model.yaml")
+    config = parsed(b"inputs: {token: {role: sequence}}")
     with pytest.raises(ModelRejected, match=r"'token'.*did you mean 'tokens'.*tokens, lengths"):
         check_names(config, anatomy())
-    check_names(parse_config(b"outputs: {y: {role: other}}", "model.yaml"), anatomy())
+    check_names(parsed(b"outputs: {y: {role: other}}"), anatomy())
 
 
 @pytest.mark.parametrize(
@@ -139,7 +144,7 @@ def test_a_default_must_leave_a_sequence_to_give(role: InputRole, part: str) -> 
 
 @given(versions=st.sets(st.integers(1, 99), max_size=8), latest=st.integers(1, 5))
 def test_latest_takes_the_highest(versions: set[int], latest: int) -> None:
-    config = parse_config(f"version_policy: {{latest: {latest}}}".encode(), "model.yaml")
+    config = parsed(f"version_policy: {{latest: {latest}}}".encode())
     chosen = config.chosen(tuple(versions))
     assert list(chosen) == sorted(versions)[-latest:]
     assert config.missing(tuple(versions)) == ()
@@ -150,16 +155,16 @@ def test_specific_takes_those_named_and_tells_what_is_missing(
     versions: set[int], wanted: set[int]
 ) -> None:
     text = f"version_policy: {{specific: {sorted(wanted)}}}".encode()
-    config = parse_config(text, "model.yaml")
+    config = parsed(text)
     assert set(config.chosen(tuple(versions))) == versions & wanted
     assert set(config.missing(tuple(versions))) == wanted - versions
 
 
 def test_all_takes_all() -> None:
-    assert parse_config(b"version_policy: all", "model.yaml").chosen((2, 10, 1)) == (1, 2, 10)
+    assert parsed(b"version_policy: all").chosen((2, 10, 1)) == (1, 2, 10)
 
 
 @given(st.one_of(st.binary(max_size=40), st.text(max_size=40).map(lambda t: t.encode())))
 def test_no_text_does_more_than_be_refused(text: bytes) -> None:
     with suppress(ModelRejected):
-        assert isinstance(parse_config(text, "model.yaml"), ModelConfig)
+        assert isinstance(parsed(text), ModelConfig)

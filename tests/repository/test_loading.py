@@ -7,9 +7,10 @@ from seqlens.errors import ModelRejected
 from seqlens.graphs.anatomy import Architecture
 from seqlens.metrics.observer import ModelLabels
 from seqlens.repository.cache import ProofCache
-from seqlens.repository.config import parse_config
+from seqlens.repository.config import config_of, parse_keys
 from seqlens.repository.folder import FoundModel
 from seqlens.repository.loading import LoadedModel, Loader
+from seqlens.repository.stated import Stated
 from seqlens.repository.verify import VerificationFailed
 from seqlens.scheduling.strategy import Strategy
 from seqlens.settings import LimitSettings, SchedulerSettings, ServerSettings
@@ -29,7 +30,8 @@ class Shop:
     def load(self, config: str = "", *, cached: bool = True) -> LoadedModel:
         cache = ProofCache(self.folder / "cache") if cached else None
         loader = Loader(self.settings, only(self.backend), cache)
-        stated = parse_config(config.encode(), "model.yaml")
+        keys = parse_keys(config.encode(), "model.yaml")
+        stated = Stated(config_of(keys, "model.yaml"))
         return loader.load(FoundModel("m", self.path.parent.parent), 3, self.path, stated)
 
 

@@ -375,12 +375,13 @@ from pathlib import Path
 from seqlens.repository.loading import Loader
 from seqlens.repository.folder import FoundModel
 from seqlens.repository.config import ModelConfig
+from seqlens.repository.stated import Stated
 from seqlens.backends.plugins import find_all
 from seqlens.settings import ServerSettings
 import seqlens.repository.models
 path = Path({str(folder / "model.onnx")!r})
 Loader(ServerSettings(path, device="cpu"), find_all(), None).load(
-    FoundModel("lstm", path.parent.parent), 1, path, ModelConfig()
+    FoundModel("lstm", path.parent.parent), 1, path, Stated(ModelConfig())
 )
 print("torch" in sys.modules)
 """

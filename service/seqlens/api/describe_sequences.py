@@ -32,7 +32,7 @@ def describe_model(model: LoadedModel, versions: Sequence[str]) -> pb.DescribeMo
         ],
         precision=anatomy.precision,
         producer=anatomy.producer,
-        findings=anatomy.findings,
+        findings=(*anatomy.findings, *model.notes),
         strategy=model.decision.strategy.value,
         strategy_reason=model.decision.reason,
         proof=_proof(model.proof),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from seqlens.graphs.anatomy import AnatomyOverrides, ModelAnatomy
+from seqlens.graphs.signature import Signature
 from seqlens.sequences import Array, Tensors
 
 
@@ -36,6 +37,7 @@ class LoadOptions:
     overrides: AnatomyOverrides = field(default_factory=AnatomyOverrides)
     anatomy: ModelAnatomy | None = None  # known from an earlier load: no probing is needed
     as_exported: bool = False  # leave the graph untouched (no sequence lengths wired in)
+    signature: Signature | None = None  # declared tensors, for files that name or type none
 
 
 @runtime_checkable

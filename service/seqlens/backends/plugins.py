@@ -29,11 +29,6 @@ class FoundBackends:
         return "; ".join([", ".join(known) or "no backend works", *failed])
 
 
-def find_backends() -> dict[str, Backend]:
-    """All backends that can be imported, by name; broken ones are left out."""
-    return find_all().working
-
-
 def find_all() -> FoundBackends:
     """All registered backends, broken ones with their reason."""
     working: dict[str, Backend] = {}

@@ -16,6 +16,7 @@ from seqlens.backends.torchscript_file import read_module
 from seqlens.errors import BackendFailed, ModelRejected
 from seqlens.graphs.anatomy import ModelAnatomy
 from seqlens.graphs.probing import find_anatomy
+from seqlens.graphs.signature import Signature, as_stated, stated_names
 from seqlens.graphs.torchscript_flow import Flow
 from seqlens.graphs.torchscript_graph import PLAIN_DATATYPES, read_torchscript, served_arguments
 from seqlens.graphs.torchscript_state import kept_attributes
@@ -33,7 +34,8 @@ def load(path: Path, options: LoadOptions) -> "TorchScriptEngine":
         advice="For CUDA, install a torch that is built with it, and a driver",
     )
     module = read_module(path, str(device))
-    runner = Runner(module, device, keeps_state=bool(kept_attributes(Flow(module))))
+    keeps_state = bool(kept_attributes(Flow(module)))
+    runner = Runner(module, device, keeps_state, options.signature or Signature())
     anatomy = options.anatomy or _find_anatomy(path, runner, options)
     return TorchScriptEngine(runner, anatomy)
 
@@ -45,8 +47,13 @@ def _find_anatomy(path: Path, runner: "Runner", options: LoadOptions) -> ModelAn
             f"{path.name}: forward takes {', '.join(missing)}, but inputs have to be tensors or "
             "numbers: wrap the model so that each tensor is an argument of its own, export again"
         )
-    reading = read_torchscript(runner.module)
-    required = tuple(i for i in reading.inputs if i.name in runner.required_arguments())
+    reading = as_stated(read_torchscript(runner.module), runner.signature)
+    required = tuple(i for i in reading.inputs if i.name in runner.required_inputs())
+    if runner.signature.inputs:  # all others keep their default, as with the declarer's server
+        required = tuple(
+            i for i in reading.inputs if i in required or runner.signature.tensor(i.name)
+        )
+        reading = replace(reading, inputs=required)
     try:
         return find_anatomy(reading, runner.run, options.overrides)
     except ModelRejected:
@@ -57,16 +64,22 @@ def _find_anatomy(path: Path, runner: "Runner", options: LoadOptions) -> ModelAn
 
 
 class Runner:
-    """One module and how to call it."""
+    """One module and how to call it, by the names that ``signature`` declares."""
 
-    def __init__(self, module: Module, device: Device, keeps_state: bool) -> None:
+    def __init__(
+        self, module: Module, device: Device, keeps_state: bool, signature: Signature
+    ) -> None:
         self.module = module
         self.device = device
         self.keeps_state = keeps_state
+        self.signature = signature
+        served = served_arguments(module)
         self._to_argument = {
             argument.name: _plain if str(argument.type) in PLAIN_DATATYPES else self._tensor
-            for argument in served_arguments(module)
+            for argument in served
         }
+        names = stated_names([a.name for a in served], signature.inputs, signature.source)
+        self._argument_of = {names.get(a.name, a.name): a.name for a in served}
 
     def unserved_arguments(self) -> list[str]:
         """Arguments without a default that cannot be inputs, each with its type."""
@@ -76,10 +89,11 @@ class Runner:
             if argument.name not in self._to_argument and not argument.has_default_value()
         ]
 
-    def required_arguments(self) -> set[str]:
-        """Arguments without a default."""
+    def required_inputs(self) -> set[str]:
+        """Inputs whose arguments have no default."""
         arguments = self.module.forward.schema.arguments[1:]
-        return {a.name for a in arguments if not a.has_default_value()}
+        required = {a.name for a in arguments if not a.has_default_value()}
+        return {name for name, argument in self._argument_of.items() if argument in required}
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
         """Run once on the calling thread; see ``Engine.run``. Raises ``BackendFailed``."""
@@ -89,10 +103,20 @@ class Runner:
         # recurrent and attention operators gain nothing from it (measured with torch 2.13).
         try:
             with torch.inference_mode(), optimized_execution(False):
-                arguments = {n: self._to_argument[n](np.asarray(a)) for n, a in inputs.items()}
-                return _arrays(self._callee()(**arguments))
+                given = {self._argument_of[name]: array for name, array in inputs.items()}
+                arguments = {n: self._to_argument[n](np.asarray(a)) for n, a in given.items()}
+                answers = _arrays(self._callee()(**arguments))
         except Exception as error:  # whatever the module raises is the module's own failure
             raise BackendFailed(f"the TorchScript module failed: {_reason(error)}") from error
+        return self._called(answers)
+
+    def _called(self, answers: dict[str, Array]) -> dict[str, Array]:
+        """The answers under the names that are declared for them."""
+        declared = self.signature.outputs
+        if not declared:
+            return answers
+        names = stated_names(list(answers), declared, self.signature.source)
+        return {names.get(name, name): array for name, array in answers.items()}
 
     def _callee(self) -> Callable[..., Any]:
         """The module, or a copy that nobody else touches if running it changes it."""

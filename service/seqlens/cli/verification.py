@@ -12,8 +12,6 @@ from rich.table import Table
 from seqlens.backends.plugins import find_all
 from seqlens.cli.files import find_one
 from seqlens.errors import SeqLensError
-from seqlens.repository.config import read_config
-from seqlens.repository.folder import CONFIG_FILE
 from seqlens.repository.loading import LoadedModel, Loader
 from seqlens.settings import ServerSettings
 
@@ -23,13 +21,12 @@ def show_proof(path: Path, *, as_json: bool) -> None:
 
     Raises ``ModelRejected`` for what cannot be served.
     """
-    model, version = find_one(path)
+    found = find_one(path)
     loader = Loader(ServerSettings(path), find_all(), cache=None)
     try:
-        config = read_config(model.folder / CONFIG_FILE)
-        loaded = loader.load(model, version.version, version.path, config)
+        loaded = loader.load(found.model, found.version, found.path, found.stated)
     except SeqLensError as error:
-        raise error.at(str(version.path)) from error
+        raise error.at(str(found.path)) from error
     if as_json:
         facts = _spelt_out(msgspec.to_builtins(_facts(loaded), str_keys=True))
         print(msgspec.json.format(msgspec.json.encode(facts)).decode())
@@ -47,6 +44,7 @@ def _facts(model: LoadedModel) -> dict[str, Any]:
         "proof": model.proof,
         "max_length": model.max_length,
         "max_length_source": model.max_length_source,
+        "notes": model.notes,
         "costs": model.cost.measurements,
     }
 
@@ -76,5 +74,7 @@ def _print(model: LoadedModel) -> None:
         errors = (one.repeat_error, one.equal_length_error, one.padded_error)
         table.add_row(str(one.length), *("-" if e is None else f"{e:.1e}" for e in errors))
     console.print(table)
+    for note in model.notes:
+        console.print(f"[yellow]! {escape(note)}[/]")
     if proof.exported_error is not None:
         console.print(f"as exported, before lengths were wired in: {proof.exported_error:.1e}")

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -79,6 +80,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_batch_sequences: Positive | None = None
     ageing_tokens_per_second: Annotated[float, msgspec.Meta(ge=0)] | None = None
     max_age_seconds: PositiveNumber | None = None
+    default_timeout_seconds: PositiveNumber | None = None
+    default_priority: Positive | None = None
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,10 +89,12 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``tolerance`` is the largest absolute difference between batched and alone that may pass.
     ``strategy`` may batch less than the proof allows, never more. ``labels`` is a file beside
-    model.yaml with one label a line, or the labels themselves; ``tokenizer`` a file.
+    model.yaml with one label a line, or the labels themselves; ``tokenizer`` a file. ``file`` is
+    the name of the model file in the folder of its version.
     """
 
     backend: str | None = None
+    file: str | None = None
     device: str | None = None
     version_policy: Literal["all"] | VersionChoice = VersionChoice(latest=1)
     inputs: dict[str, InputConfig] = {}
@@ -105,7 +110,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.device is not None:
             parse_device(self.device)
-        for name in (self.labels, self.tokenizer):
+        for name in (self.labels, self.tokenizer, self.file):
             if isinstance(name, str) and (name in ("", ".", "..") or _PATH_PART.search(name)):
                 raise ValueError(f"{name!r} is not the name of a file in the model's folder")
 
@@ -180,8 +185,8 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_config(path: Path) -> ModelConfig:
-    """Read ``model.yaml``; a file that is not there states nothing.
+def read_keys(path: Path) -> dict[str, Any]:
+    """Read ``model.yaml`` as its keys; a file that is not there states nothing.
 
     Raises ``ModelRejected`` naming the file, the key, and for an unknown key the likeliest one
     meant.
@@ -189,13 +194,13 @@ def read_config(path: Path) -> ModelConfig:
     try:
         text = path.read_bytes()
     except FileNotFoundError:
-        return ModelConfig()
+        return {}
     except OSError as error:
         raise ModelRejected(f"{path.name} cannot be read: {error.strerror}") from error
-    return parse_config(text, path.name)
+    return parse_keys(text, path.name)
 
 
-def parse_config(text: bytes, name: str) -> ModelConfig:
+def parse_keys(text: bytes, name: str) -> dict[str, Any]:
     """Parse the text of a ``model.yaml``; ``name`` is the file's, for errors."""
     try:
         stated = yaml.load(text, _Loader)
@@ -203,8 +208,15 @@ def parse_config(text: bytes, name: str) -> ModelConfig:
         # Beside its own errors the parser lets those of dates and numbers through.
         detail = " ".join(str(error).split())
         raise ModelRejected(f"{name} is not YAML: {detail}") from error
+    keys: dict[str, Any] = {} if stated is None else stated
+    config_of(keys, name)
+    return keys
+
+
+def config_of(keys: Mapping[str, Any], name: str) -> ModelConfig:
+    """What these keys state; ``name`` is that of their file. Raises ``ModelRejected``."""
     try:
-        return msgspec.convert({} if stated is None else stated, ModelConfig)
+        return msgspec.convert(keys, ModelConfig)
     except (msgspec.ValidationError, RecursionError) as error:
         raise ModelRejected(f"{name}: {_explained(str(error))}") from error
 

@@ -12,7 +12,7 @@ from seqlens.errors import ModelRejected
 from seqlens.repository.folder import FoundModel
 
 # Files of a model that change nothing in what its graph computes.
-_SIDE_FILES = ("model.yaml", "labels.txt", "tokenizer.json")
+_SIDE_FILES = ("model.yaml", "config.pbtxt", "labels.txt", "tokenizer.json")
 
 
 def graph_content(model: FoundModel, path: Path) -> str:

@@ -15,6 +15,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _NAME_RULE = "letters, digits, '.', '_' and '-', a letter or digit first, at most 128 characters"
 CONFIG_FILE = "model.yaml"
+TRITON_FILE = "config.pbtxt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,21 @@ class FoundModel:
     folder: Path
     versions: tuple[FoundVersion, ...] = ()
     reason: str = ""  # why no version can be told at all
+
+    def file(self, version: FoundVersion, name: str | None = None) -> Path:
+        """The file of a version; ``name`` is the one that is stated.
+
+        Raises ``ModelRejected`` where there is none.
+        """
+        if name is None:
+            if version.path is None:
+                raise ModelRejected(version.reason)
+            return version.path
+        numbered = self.folder / str(version.version)
+        path = (numbered if numbered.is_dir() else self.folder) / name
+        if not path.is_file():
+            raise ModelRejected(f"the stated model file {name!r} is not in {path.parent.name}")
+        return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +96,10 @@ class _Lister:
 
     def is_model_folder(self, path: Path) -> bool:
         entries = _visible(path)
-        if any(e.name == CONFIG_FILE or (e.is_file() and self._reads(e)) for e in entries):
+        if any(
+            e.name in (CONFIG_FILE, TRITON_FILE) or (e.is_file() and self._reads(e))
+            for e in entries
+        ):
             return True
         versions = [e for e in entries if _VERSION.fullmatch(e.name) and e.is_dir()]
         return any(self._reads(e) for folder in versions for e in _visible(folder) if e.is_file())

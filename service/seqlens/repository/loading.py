@@ -12,12 +12,15 @@ from seqlens.backends.devices import parse_device
 from seqlens.backends.plugins import FoundBackends, backend_for
 from seqlens.errors import ModelRejected
 from seqlens.graphs.anatomy import ModelAnatomy
+from seqlens.graphs.signature import Signature
 from seqlens.metrics.observer import LoadReport, ModelLabels
 from seqlens.repository.cache import ProofCache, Remembered
 from seqlens.repository.config import ModelConfig, check_defaults, check_names
-from seqlens.repository.content import graph_content, proof_key, whole_content
+from seqlens.repository.content import combined, graph_content, proof_key, whole_content
 from seqlens.repository.folder import FoundModel
 from seqlens.repository.measure import LengthLimit, length_limit, measure
+from seqlens.repository.signature import check_signature
+from seqlens.repository.stated import Stated
 from seqlens.repository.tokenizer import Tokenizer
 from seqlens.repository.verify import Proof, decide_strategy, prove
 from seqlens.scheduling.cost import CostModel, Measurement
@@ -49,7 +52,9 @@ class LoadedModel:
     metric_labels: ModelLabels
     config: ModelConfig
     scheduler: SchedulerSettings  # the server's, with what model.yaml states
-    content: str  # hash of its files: equal content need not be loaded again
+    content: str  # hash of all that it was loaded from: equal content need not be loaded again
+    signature: Signature | None = None  # the tensors as config.pbtxt declares them
+    notes: tuple[str, ...] = ()  # what config.pbtxt states without effect
     phase_seconds: dict[str, float] = field(default_factory=dict)
 
     def report(self) -> LoadReport:
@@ -97,24 +102,25 @@ class Loader:
     ) -> None:
         self._settings, self._backends, self._cache = settings, backends, cache
 
-    def content(self, model: FoundModel, path: Path) -> str:
-        """Hash of all files that make up this version. Raises ``ModelRejected``."""
-        return whole_content(model, graph_content(model, path))
+    def content(self, model: FoundModel, path: Path, stated: Stated) -> str:
+        """Hash of all that a version would be loaded from. Raises ``ModelRejected``."""
+        return _content(model, graph_content(model, path), stated)
 
-    def load(self, model: FoundModel, version: int, path: Path, config: ModelConfig) -> LoadedModel:
+    def load(self, model: FoundModel, version: int, path: Path, stated: Stated) -> LoadedModel:
         """Load one version.
 
         Raises ``ModelRejected`` with a reason that helps, ``DeviceMissing`` for a device that is
         not there.
         """
         phases: dict[str, float] = {}
+        config = stated.config
         with _timed(phases, "read"):
-            files = self._read(model, path, config)
+            files = self._read(model, path, stated)
         with _timed(phases, "inspect"):
-            engine = files.backend.load(path, self._options(config, files.kept))
+            engine = files.backend.load(path, self._options(stated, files.kept))
         try:
-            load_exported = self._exported_loader(files.backend, path, config, engine.anatomy)
-            found = self._find(engine, config, files.kept, load_exported, phases)
+            load_exported = self._exported_loader(files.backend, path, stated, engine.anatomy)
+            found = self._find(engine, stated, files.kept, load_exported, phases)
         except BaseException:
             engine.close()
             raise
@@ -139,17 +145,20 @@ class Loader:
             config=config,
             scheduler=config.scheduler_settings(self._settings.scheduler),
             content=files.content,
+            signature=stated.signature,
+            notes=stated.notes,
             phase_seconds=phases,
         )
 
-    def _read(self, model: FoundModel, path: Path, config: ModelConfig) -> _Files:
+    def _read(self, model: FoundModel, path: Path, stated: Stated) -> _Files:
+        config = stated.config
         backend = backend_for(path, config.backend, self._backends)
         graph = graph_content(model, path)
-        key = self._proof_key(graph, backend, config)
+        key = self._proof_key(graph, backend, stated)
         return _Files(
             backend=backend,
             # Before the files are read: one that changes meanwhile is seen at the next load.
-            content=whole_content(model, graph),
+            content=_content(model, graph, stated),
             proof_key=key,
             kept=None if self._cache is None else self._cache.get(key),
             tokenizer=_tokenizer(model.folder, config),
@@ -159,12 +168,15 @@ class Loader:
     def _find(
         self,
         engine: Engine,
-        config: ModelConfig,
+        stated: Stated,
         kept: Remembered | None,
         load_exported: Callable[[], Engine] | None,
         phases: dict[str, float],
     ) -> _Findings:
-        """Check what model.yaml states, then take what is kept of the engine, or try it out."""
+        """Check what is stated, then take what is kept of the engine, or try it out."""
+        config = stated.config
+        if stated.signature is not None:
+            check_signature(stated.signature, engine.anatomy)
         check_names(config, engine.anatomy)
         check_defaults(engine.anatomy)
         # With the device auto, another one may be found than at that time.
@@ -211,32 +223,46 @@ class Loader:
         entry = Remembered(device, engine.anatomy, found.proof, found.measurements)
         self._cache.put(key, entry)
 
-    def _proof_key(self, graph: str, backend: Backend, config: ModelConfig) -> str:
+    def _proof_key(self, graph: str, backend: Backend, stated: Stated) -> str:
+        config = stated.config
         # The lanes' other settings change neither an answer nor what a run takes.
         rows = config.scheduler_settings(self._settings.scheduler).max_batch_sequences
         longest = self._settings.limits.max_sequence_length
-        circumstances = (backend.name, self._settings.device, longest, rows, config)
+        circumstances = (
+            backend.name,
+            self._settings.device,
+            longest,
+            rows,
+            config,
+            stated.signature,
+        )
         return proof_key(graph, backend.versions(), circumstances)
 
-    def _options(self, config: ModelConfig, kept: Remembered | None) -> LoadOptions:
+    def _options(self, stated: Stated, kept: Remembered | None) -> LoadOptions:
         return LoadOptions(
-            device=parse_device(config.device or self._settings.device),
-            overrides=config.overrides(),
+            device=parse_device(stated.config.device or self._settings.device),
+            overrides=stated.config.overrides(),
+            signature=stated.signature,
             anatomy=None if kept is None else kept.anatomy,
         )
 
     def _exported_loader(
-        self, backend: Backend, path: Path, config: ModelConfig, anatomy: ModelAnatomy
+        self, backend: Backend, path: Path, stated: Stated, anatomy: ModelAnatomy
     ) -> Callable[[], Engine] | None:
         """How to load the file untouched; None where it is served untouched."""
         if not anatomy.rewritten:
             return None
-        options = replace(self._options(config, None), as_exported=True)
+        options = replace(self._options(stated, None), as_exported=True)
         return lambda: backend.load(path, options)
 
     def _limit(self, anatomy: ModelAnatomy, config: ModelConfig) -> LengthLimit:
         longest = self._settings.limits.max_sequence_length
         return length_limit(anatomy, stated=config.max_length, longest=longest)
+
+
+def _content(model: FoundModel, graph: str, stated: Stated) -> str:
+    # Not all that is stated lies in a file: a load request may bring a configuration.
+    return combined(whole_content(model, graph), repr(stated))
 
 
 def _tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:

@@ -12,15 +12,14 @@ from seqlens.backends.plugins import FoundBackends, find_all
 from seqlens.errors import DeviceMissing, ModelNotFound, ModelRejected, SeqLensError
 from seqlens.metrics.observer import Observer
 from seqlens.repository.cache import ProofCache
-from seqlens.repository.config import ModelConfig, read_config
 from seqlens.repository.folder import (
-    CONFIG_FILE,
     FoundModel,
     FoundVersion,
     Listing,
     list_models,
 )
 from seqlens.repository.loading import LoadedModel, Loader
+from seqlens.repository.stated import Stated, read_stated
 from seqlens.repository.states import ModelEntry, ModelSlots, ModelState, VersionSlot
 from seqlens.repository.verify import VerificationFailed
 from seqlens.settings import ServerSettings
@@ -143,18 +142,19 @@ class Repository:
             if found.reason:
                 return await self._reject(found, model, found.reason)
             try:
-                config = await self._in_thread(lambda: read_config(found.folder / CONFIG_FILE))
+                stated = await self._in_thread(lambda: read_stated(found, self._backends))
             except ModelRejected as error:
                 return await self._reject(found, model, str(error))
-            return await self._apply(found, model, config)
+            return await self._apply(found, model, stated)
 
-    async def _apply(self, found: FoundModel, model: ModelSlots, config: ModelConfig) -> list[str]:
+    async def _apply(self, found: FoundModel, model: ModelSlots, stated: Stated) -> list[str]:
+        config = stated.config
         numbers = tuple(version.version for version in found.versions)
         chosen = config.chosen(numbers)
-        missing = "asked for in model.yaml, but not there"
+        missing = "asked for by version_policy, but not there"
         failures = [self._fail(found.name, model, n, missing) for n in config.missing(numbers)]
         versions = [v for v in found.versions if v.version in chosen]
-        results = await asyncio.gather(*(self._replace(found, model, v, config) for v in versions))
+        results = await asyncio.gather(*(self._replace(found, model, v, stated) for v in versions))
         failures += [reason for reason in results if reason]
         if not failures:  # else a version that was to be followed goes on
             await self._retire(model, numbers, chosen)
@@ -173,7 +173,7 @@ class Repository:
                 model.slots[version] = VersionSlot(ModelState.UNAVAILABLE, _LEFT_OUT)
 
     async def _replace(
-        self, found: FoundModel, model: ModelSlots, version: FoundVersion, config: ModelConfig
+        self, found: FoundModel, model: ModelSlots, version: FoundVersion, stated: Stated
     ) -> str:
         """Load a version in the place of the one before it; returns why that failed."""
         number, slot = version.version, model.of(version.version)
@@ -181,9 +181,9 @@ class Repository:
         if before is None:
             slot.state, slot.reason = ModelState.LOADING, "loading"
         try:
-            path = _path_of(version)
+            path = found.file(version, stated.config.file)
             loaded = await self._in_thread(
-                lambda: self._load_new(found, number, path, config, before)
+                lambda: self._load_new(found, number, path, stated, before)
             )
             if loaded is before:
                 slot.reason = ""
@@ -205,13 +205,13 @@ class Repository:
         found: FoundModel,
         version: int,
         path: Path,
-        config: ModelConfig,
+        stated: Stated,
         before: LoadedModel | None,
     ) -> LoadedModel:
         """The version loaded, or the one before it if no file has changed. Runs in a thread."""
-        if before is not None and before.content == self._loader.content(found, path):
+        if before is not None and before.content == self._loader.content(found, path, stated):
             return before
-        return self._loader.load(found, version, path, config)
+        return self._loader.load(found, version, path, stated)
 
     async def _serve(self, loaded: LoadedModel) -> None:
         self._observer.model_loaded(loaded.metric_labels, loaded.report())
@@ -228,6 +228,8 @@ class Repository:
             loaded.decision.strategy.value,
             loaded.decision.reason,
         )
+        for note in loaded.notes:
+            _log.warning("model %s version %s: %s", loaded.name, loaded.version, note)
 
     async def _reject(self, found: FoundModel, model: ModelSlots, reason: str) -> list[str]:
         """Nothing of the model can be loaded: every version that does not serve says why."""
@@ -271,9 +273,3 @@ class Repository:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-
-def _path_of(version: FoundVersion) -> Path:
-    if version.path is None:
-        raise ModelRejected(version.reason)
-    return version.path
