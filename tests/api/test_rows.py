@@ -119,6 +119,17 @@ def test_without_lengths_or_mask_every_position_is_real() -> None:
     assert [s.length for s in sequences] == [3]
 
 
+@pytest.mark.parametrize("role", [InputRole.LENGTHS, InputRole.OTHER])
+def test_one_value_a_row_may_have_an_axis_of_size_one(role: InputRole) -> None:
+    values = InputAnatomy("values", "INT64", (-1,), role, batch_axis=0)
+    model, tokens = anatomy(marks=[values]), tensor("x", [[1, 2], [3, 4]])
+    flat, _ = split(model, [tokens, tensor("values", [1, 2])], LengthLimits(10))
+    column, _ = split(model, [tokens, tensor("values", [[1], [2]])], LengthLimits(10))
+    assert repr(column) == repr(flat)
+    with pytest.raises(InvalidRequest, match="rank 2"):
+        split(model, [tokens, tensor("values", [[1, 1], [2, 2]])], LengthLimits(10))
+
+
 def test_positions_that_count_up_are_taken_and_left_to_the_server() -> None:
     inputs = [tensor("x", [[5, 6]]), tensor("positions", [[0, 1]])]
     sequences, _ = split(anatomy(marks=[POSITIONS]), inputs, limits=LengthLimits(2))

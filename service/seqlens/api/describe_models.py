@@ -18,13 +18,19 @@ from seqlens_wire.pb.open_inference_pb2 import (
 
 
 def model_metadata(model: LoadedModel, versions: Sequence[str]) -> ModelMetadataResponse:
-    """Inputs and outputs in the model's own layout, and what was found as properties."""
+    """Inputs and outputs in the model's own layout, and what was found as properties.
+
+    One value a row is shown as [batch, 1], see ``_value_a_row``.
+    """
     return ModelMetadataResponse(
         name=model.name,
         versions=versions,
         platform=model.platform,
-        inputs=[_tensor_metadata(spec) for spec in exported_inputs(model)],
-        outputs=[_tensor_metadata(spec) for spec in model.anatomy.outputs],
+        inputs=[
+            _tensor_metadata(spec, (*spec.shape, 1) if _value_a_row(model, spec) else spec.shape)
+            for spec in exported_inputs(model)
+        ],
+        outputs=[_tensor_metadata(spec, spec.shape) for spec in model.anatomy.outputs],
         properties=_properties(model),
     )
 
@@ -38,12 +44,19 @@ def exported_inputs(model: LoadedModel) -> list[InputAnatomy]:
     return [spec for spec in model.anatomy.inputs if not spec.added_by_server]
 
 
+def _value_a_row(model: LoadedModel, spec: InputAnatomy) -> bool:
+    """Whether nothing would be left of an input's shape without its batch axis.
+
+    The reference server knows no such inputs: its models reshape [batch, 1], and perf_analyzer
+    refuses to send anything else. Callers may leave the axis of size one out.
+    """
+    return len(spec.shape) == 1 and _batch_first(model)
+
+
 def _tensor_metadata(
-    spec: InputAnatomy | OutputAnatomy,
+    spec: InputAnatomy | OutputAnatomy, shape: Sequence[int]
 ) -> ModelMetadataResponse.TensorMetadata:
-    return ModelMetadataResponse.TensorMetadata(
-        name=spec.name, datatype=spec.datatype, shape=spec.shape
-    )
+    return ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=shape)
 
 
 def _properties(model: LoadedModel) -> dict[str, str]:
@@ -82,12 +95,15 @@ def model_config(model: LoadedModel) -> model_config_pb2.ModelConfig:
         max_batch_size=model.scheduler.max_batch_sequences if batch_first else 0,
     )
     for spec in exported_inputs(model):
-        config.input.add(
+        entry = config.input.add(
             name=spec.name,
             data_type=_data_type(spec.datatype),
             dims=spec.shape[1:] if batch_first else spec.shape,
             optional=optional(spec),
         )
+        if _value_a_row(model, spec):
+            entry.dims.append(1)
+            entry.reshape.SetInParent()
     for output in model.anatomy.outputs:
         config.output.add(
             name=output.name,

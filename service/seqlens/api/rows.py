@@ -1,6 +1,7 @@
 """A request of several rows, taken apart into its sequences and put together again."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -32,8 +33,9 @@ def split(
     arrays: dict[str, Array] = {}
     for tensor in tensors:
         spec = input_named(anatomy, tensor.name)
-        check_tensor(spec, tensor)
-        arrays[tensor.name] = tensor.array
+        exported = _as_exported(spec, tensor)
+        check_tensor(spec, exported)
+        arrays[tensor.name] = exported.array
     rows, time = _row_count(anatomy, arrays), _time_size(anatomy, arrays)
     lengths = np.zeros(rows, dtype=np.int64)
     if time is not None:
@@ -41,6 +43,18 @@ def split(
     _check_all_values(anatomy, arrays, lengths, time)
     sequences = [_row(anatomy, arrays, row, time, int(lengths[row])) for row in range(rows)]
     return sequences, Rows(time, tuple(int(length) for length in lengths))
+
+
+def _as_exported(spec: InputAnatomy, tensor: NamedTensor) -> NamedTensor:
+    """The tensor without the axis of size one that clients of batching models have to add.
+
+    ``max_batch_size`` takes the batch axis away, and no input may be left without any, so one
+    value a row, such as a length, is published as [batch, 1].
+    """
+    array = tensor.array
+    if spec.batch_axis == 0 and len(spec.shape) == 1 and array.shape[1:] == (1,):
+        return replace(tensor, array=array.reshape(-1))
+    return tensor
 
 
 def join(

@@ -92,6 +92,16 @@ def test_lengths_left_out_mean_that_every_position_is_real(
     np.testing.assert_allclose(logits, expected("lstm-onnx", sequences[:1]), atol=1e-5)
 
 
+def test_one_value_a_row_may_have_an_axis_of_size_one(
+    target: str, sequences: list[list[int]]
+) -> None:
+    tokens, lengths = tensors(triton, sequences)
+    lengths.set_shape([len(sequences), 1])
+    with triton.InferenceServerClient(target) as client:
+        logits = client.infer("lstm-onnx", [tokens, lengths]).as_numpy("logits")
+    np.testing.assert_allclose(logits, expected("lstm-onnx", sequences), atol=1e-5)
+
+
 def test_typed_contents_and_chosen_outputs(
     stub: GRPCInferenceServiceStub, sequences: list[list[int]]
 ) -> None:
@@ -135,15 +145,16 @@ def test_metadata_and_configuration_agree(model: str, target: str) -> None:
         config = client.get_model_config(model).config
     assert {(one.name, one.datatype, tuple(one.shape)) for one in metadata.inputs} == {
         ("tokens", "INT64", (-1, -1)),
-        ("lengths", "INT64", (-1,)),
+        ("lengths", "INT64", (-1, 1)),  # as the reference server shows one value a row
     }
     assert [(one.name, tuple(one.shape)) for one in metadata.outputs] == [(output(model), (-1, 40))]
     assert list(metadata.versions) == ["1"]
     assert config.max_batch_size > 0
     assert {(one.name, tuple(one.dims), one.optional) for one in config.input} == {
         ("tokens", (-1,), False),
-        ("lengths", (), True),
+        ("lengths", (1,), True),
     }
+    assert [one.name for one in config.input if one.HasField("reshape")] == ["lengths"]
     assert config.parameters["architecture"].string_value == model.split("-")[0]
 
 
