@@ -24,9 +24,13 @@ class RunningServer:
     log: Path  # its standard error
 
     def address(self, name: str) -> str:
-        """What the ready line gives for ``grpc``, ``metrics`` or ``models``."""
+        """What the ready line gives for ``rest``, ``grpc``, ``metrics`` or ``models``."""
         pairs = dict(word.split("=") for word in self.ready_line.split()[1:])
         return pairs[name]
+
+    @property
+    def rest(self) -> str:
+        return self.address("rest")
 
     @property
     def grpc(self) -> str:
@@ -47,11 +51,12 @@ def serving(repository: Path, folder: Path, *options: str) -> Iterator[RunningSe
     """Run ``seqlens serve`` on free ports until the end of the block."""
     log = folder / "server.log"
     arguments = ["--repository", str(repository), "--cache", str(folder / "cache")]
-    ports = ["--grpc-port", "0", "--metrics-port", "0", "--lanes", "1", "--load-workers", "2"]
+    ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    threads = ["--lanes", "1", "--load-workers", "2"]
     with (
         log.open("w") as errors,
         subprocess.Popen(
-            command("serve", *arguments, *ports, *options),
+            command("serve", *arguments, *ports, *threads, *options),
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

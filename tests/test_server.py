@@ -66,7 +66,6 @@ def test_the_ready_line_names_every_address(server: Any) -> None:
     words = server.ready_line.split()
     assert words[0] == "ready"
     assert [word.split("=")[0] for word in words[1:]] == ["rest", "grpc", "metrics", "models"]
-    assert server.address("rest") == "off"
     assert server.address("models") == "6"
 
 
@@ -78,21 +77,19 @@ def test_metrics_are_served(server: Any) -> None:
     assert any('code="OK"' in line and 'model="lstm-onnx"' in line for line in lines)
 
 
-@pytest.mark.parametrize("port", ["grpc", "metrics"])
+@pytest.mark.parametrize(("port", "what"), [("rest", "REST"), ("grpc", "gRPC"), ("metrics",) * 2])
 def test_a_second_server_on_a_port_fails_and_says_which(
-    port: str, server: Any, repository: Path, seqlens: Callable[..., Any]
+    port: str, what: str, server: Any, repository: Path, seqlens: Callable[..., Any]
 ) -> None:
     address = server.address(port)
-    ports = {"grpc": "0", "metrics": "0"} | {port: address.rpartition(":")[2]}
+    ports = {"rest": "0", "grpc": "0", "metrics": "0"} | {port: address.rpartition(":")[2]}
     second = seqlens(
-        "serve", "--repository", str(repository), "--grpc-port", ports["grpc"],
-        "--metrics-port", ports["metrics"],
+        "serve", "--repository", str(repository), "--http-port", ports["rest"],
+        "--grpc-port", ports["grpc"], "--metrics-port", ports["metrics"],
     )  # fmt: skip
     assert second.returncode == 1
     assert second.stdout == ""
-    assert f"cannot listen for {'gRPC' if port == 'grpc' else 'metrics'} on {address}" in (
-        second.stderr
-    )
+    assert f"cannot listen for {what} on {address}" in second.stderr
     assert "Traceback" not in second.stderr
     infer(server.grpc, "lstm-onnx", [2, 3])
 
@@ -102,7 +99,7 @@ def test_a_device_that_is_not_there_ends_the_start_with_advice(
 ) -> None:
     few = small_repository(repository, tmp_path, "lstm-onnx", "lstm-torchscript")
     # Device 99: so the test also holds on a machine with GPUs.
-    ports = ("--grpc-port", "0", "--metrics-port", "0")
+    ports = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
     ended = seqlens("serve", "--repository", str(few), "--device", "cuda:99", *ports)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.splitlines()[-1].startswith("seqlens: device cuda:99 is not available to")
@@ -221,7 +218,13 @@ async def test_a_server_starts_in_three_lines_and_leaves_nothing_behind(
     folder.mkdir()
     small_repository(repository, folder, "rnn-onnx")
     settings = ServerSettings(
-        folder, grpc_port=0, metrics_port=0, lanes=1, load_workers=1, cache=tmp_path / "cache"
+        folder,
+        http_port=0,
+        grpc_port=0,
+        metrics_port=0,
+        lanes=1,
+        load_workers=1,
+        cache=tmp_path / "cache",
     )
     threads = set(threading.enumerate())
     async with Server.start(settings) as server:

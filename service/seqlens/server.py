@@ -18,6 +18,7 @@ from seqlens.api.core import Core
 from seqlens.api.grpc.server import GrpcServer
 from seqlens.api.inference import Inference
 from seqlens.api.request_log import RequestLog
+from seqlens.api.rest.server import RestServer
 from seqlens.api.served import ServedModels
 from seqlens.api.shared_memory import SharedMemory
 from seqlens.api.statistics import Statistics
@@ -68,8 +69,11 @@ class Server:
             ready=self.is_ready,
         )
         self._memory = core.memory
-        self._grpc = GrpcServer(core, control_calls(core))
+        control = control_calls(core)
+        self._grpc = GrpcServer(core, control)
+        self._rest = RestServer(core, control)
         self._loading: asyncio.Task[None] | None = None
+        self.rest_address = ""
         self.grpc_address = ""
         self.metrics_address = ""
 
@@ -86,7 +90,8 @@ class Server:
             server._arbiter.start()
             stack.callback(server._arbiter.close)
             stack.callback(server._memory.close)
-            await server._listen_for_calls()
+            await server._listen_for_grpc()
+            await server._listen_for_rest()
             stack.push_async_callback(server._repository.close)
             server._loading = asyncio.create_task(server._load())
             stack.push_async_callback(server._drain)
@@ -105,8 +110,8 @@ class Server:
         """What ``seqlens serve`` prints once it is ready."""
         models = sum(entry.state == "READY" for entry in self._repository.index())
         return (
-            f"ready rest=off grpc={self.grpc_address} metrics={self.metrics_address} "
-            f"models={models}"
+            f"ready rest={self.rest_address} grpc={self.grpc_address} "
+            f"metrics={self.metrics_address} models={models}"
         )
 
     def _listen_for_metrics(self, stack: AsyncExitStack) -> None:
@@ -120,13 +125,22 @@ class Server:
         stack.callback(http.server_close)
         stack.callback(http.shutdown)
 
-    async def _listen_for_calls(self) -> None:
+    async def _listen_for_grpc(self) -> None:
         host, port = self._settings.host, self._settings.grpc_port
         try:
             port = await self._grpc.start(f"{host}:{port}")
         except RuntimeError as error:
             raise CannotListen("gRPC", f"{host}:{port}", "address in use or not ours") from error
         self.grpc_address = f"{host}:{port}"
+
+    async def _listen_for_rest(self) -> None:
+        host, port = self._settings.host, self._settings.http_port
+        try:
+            port = await self._rest.start(host, port)
+        except OSError as error:
+            await self._grpc.stop(0)
+            raise CannotListen("REST", f"{host}:{port}", error.strerror or str(error)) from error
+        self.rest_address = f"{host}:{port}"
 
     async def _load(self) -> None:
         await self._repository.load_all()
@@ -158,7 +172,8 @@ class Server:
         self._models.draining.set()
         if self._loading is not None:
             self._loading.cancel()
-        await self._grpc.stop(self._settings.drain_seconds)
+        seconds = self._settings.drain_seconds
+        await asyncio.gather(self._grpc.stop(seconds), self._rest.stop(seconds))
         await self._arbiter.drain(0)
 
 

@@ -26,9 +26,9 @@ app = App(
 
 @app.command
 def serve(*, settings: Annotated[ServerSettings, Parameter(name="*")]) -> int:
-    """Serve a repository of exported models over gRPC.
+    """Serve a repository of exported models over gRPC and REST.
 
-    Prints one line to standard output when it is ready: `ready rest=off grpc=HOST:PORT
+    Prints one line to standard output when it is ready: `ready rest=HOST:PORT grpc=HOST:PORT
     metrics=HOST:PORT models=N`. Logs go to standard error. SIGTERM and SIGINT let calls in
     progress finish.
     """
