@@ -65,7 +65,7 @@ class Server:
             models=self._models,
             calls=Calls(observer, statistics),
             statistics=statistics,
-            memory=SharedMemory(),
+            memory=SharedMemory(settings.limits.max_message_bytes),
             ready=self.is_ready,
         )
         self._memory = core.memory

@@ -41,6 +41,7 @@ T = TypeVar("T")
 
 # Checking or copying more than this takes longer than the event loop may be held up.
 LARGE_BYTES = 1 << 20
+CLASS_COST = 16
 # A text of more cannot be short enough: tokens are words or parts of words.
 MAX_CHARACTERS_PER_TOKEN = 256
 
@@ -77,9 +78,11 @@ class Inference:
         call.answered(answers)
         size = sum(array_bytes(answer.outputs) for answer in answers)
         arrays = await off_loop_if_large(size, _put_together, model, answers, rows, names)
-        return InferResponse(
-            model.name, model.version, request.id, _answered(model, request, arrays)
-        )
+        # A class that is written takes as long as many bytes that are copied.
+        size = size * CLASS_COST if any(output.classes for output in request.outputs) else 0
+        most = self._limits.max_message_bytes
+        answered = await off_loop_if_large(size, _answered, model, request, arrays, most)
+        return InferResponse(model.name, model.version, request.id, answered)
 
     async def check(
         self, model: LoadedModel, requests: Sequence[SequenceRequest | SeqLensError]
@@ -206,7 +209,7 @@ def _put_together(
 
 
 def _answered(
-    model: LoadedModel, request: InferRequest, arrays: Mapping[str, Array]
+    model: LoadedModel, request: InferRequest, arrays: Mapping[str, Array], max_bytes: int
 ) -> tuple[AnsweredOutput, ...]:
     """The outputs as they were asked for: in that order, or all in the model's own."""
     asked = request.outputs or [RequestedOutput(spec.name) for spec in model.anatomy.outputs]
@@ -216,7 +219,7 @@ def _answered(
         spec = specs[output.name]
         tensor = NamedTensor(spec.name, spec.datatype, arrays[spec.name])
         if output.classes:
-            tensor = best_classes(tensor, output.classes, model.labels, spec.batch_axis)
+            tensor = best_classes(tensor, output.classes, model.labels, spec.batch_axis, max_bytes)
         answered.append(AnsweredOutput(tensor, output.place))
     return tuple(answered)
 

@@ -31,13 +31,19 @@ def read_urgency(parameters: Parameters, time_remaining: float | None = None) ->
 
 
 def read_sequence_id(parameters: Parameters) -> int | str:
-    """Of a request: the sequence that it belongs to; 0 and "" stand for none."""
-    if "sequence_id" not in parameters:
+    """Of a request: the sequence that it belongs to; 0 and "" stand for none.
+
+    Raises ``InvalidRequest``.
+    """
+    value = parameters.get("sequence_id")
+    if value is None:
         return 0
-    value = parameters["sequence_id"]
-    if isinstance(value, str):
+    # Python's bool is an int as well. Negative numbers are hashes that clients made in int64.
+    if isinstance(value, str) or type(value) is int:
         return value
-    return read_number(parameters, "sequence_id", "parameters")
+    raise InvalidRequest(
+        "parameters.sequence_id", got=repr(value), expected="an integer or a string"
+    )
 
 
 def read_output(name: str, parameters: Parameters) -> RequestedOutput:
@@ -53,13 +59,21 @@ def read_output(name: str, parameters: Parameters) -> RequestedOutput:
 
 
 def read_place(parameters: Parameters, field: str) -> SharedPlace | None:
-    """Where in shared memory a tensor lies; None: in the message. Raises ``InvalidRequest``."""
+    """Where in shared memory a tensor lies; None: in the message.
+
+    As in the reference server an input has exactly as many bytes as its place, and an output at
+    most as many. Raises ``InvalidRequest``.
+    """
     region = parameters.get("shared_memory_region")
     if region is None or region == "":
         return None
     if not isinstance(region, str):
         raise InvalidRequest(
             f"{field}.shared_memory_region", got=repr(region), expected="the name of a region"
+        )
+    if parameters.get("shared_memory_byte_size") is None:
+        raise InvalidRequest(
+            f"{field}.shared_memory_byte_size", got="nothing", expected="the tensor's size in bytes"
         )
     return SharedPlace(
         region,
@@ -70,12 +84,14 @@ def read_place(parameters: Parameters, field: str) -> SharedPlace | None:
 
 def read_number(parameters: Parameters, name: str, field: str) -> int:
     """An integer that is not negative, 0 if it is not there. Raises ``InvalidRequest``."""
-    value = parameters.get(name, 0)
+    value = parameters.get(name)
+    if value is None:
+        return 0
     # Python's bool is an int as well.
     if type(value) is int and 0 <= value <= LARGEST_NUMBER:
         return value
     raise InvalidRequest(
-        f"{field}.{name}", got=repr(value), expected="an integer that is not negative"
+        f"{field}.{name}", got=repr(value), expected=f"an integer from 0 to {LARGEST_NUMBER}"
     )
 
 

@@ -65,16 +65,21 @@ def with_defaults(anatomy: ModelAnatomy, inputs: Tensors, length: int) -> Tensor
 
 
 def check_outputs(anatomy: ModelAnatomy, names: Sequence[str]) -> tuple[str, ...]:
-    """The names of the outputs to answer with; empty ``names`` ask for all."""
+    """The names of the outputs to answer with; empty ``names`` ask for all.
+
+    Refuses outputs that are unknown or doubled.
+    """
     known = tuple(spec.name for spec in anatomy.outputs)
-    for name in names:
+    for name, count in Counter(names).items():
         if name not in known:
             raise InvalidRequest(
                 f"outputs.{name}",
                 got="an output that the model does not have" + _suggestion(name, known),
                 expected=", ".join(map(repr, known)),
             )
-    return tuple(dict.fromkeys(names)) or known
+        if count > 1:
+            raise InvalidRequest(f"outputs.{name}", got=f"{count} times", expected="once")
+    return tuple(names) or known
 
 
 def check_tensor(spec: InputAnatomy, tensor: NamedTensor) -> None:

@@ -16,9 +16,10 @@ from seqlens.api.requests import (
     InferRequest,
     InferResponse,
     NamedTensor,
+    RequestedOutput,
     SharedPlace,
 )
-from seqlens.api.shared_memory import SharedMemory
+from seqlens.api.shared_memory import SharedMemory, SharedWrite
 from seqlens.errors import InvalidRequest
 from seqlens.sequences import Array
 from seqlens_wire.contents import read_contents
@@ -28,6 +29,8 @@ from seqlens_wire.pb.open_inference_pb2 import (
     ModelInferResponse,
 )
 from seqlens_wire.tensors import TensorError, decode, encode
+
+_SIZE = "shared_memory_byte_size"
 
 
 def read_infer_request(
@@ -43,14 +46,17 @@ def read_infer_request(
     parameters = plain_parameters(message.parameters)
     return InferRequest(
         inputs=_read_inputs(message, memory),
-        outputs=tuple(
-            read_output(output.name, plain_parameters(output.parameters))
-            for output in message.outputs
-        ),
+        outputs=_read_outputs(message, memory),
         id=message.id,
         urgency=read_urgency(parameters, time_remaining),
         sequence_id=read_sequence_id(parameters),
     )
+
+
+def request_bytes(message: ModelInferRequest) -> int:
+    """How much there is to read: the message, and what it has in shared memory."""
+    shared = (_value(t.parameters[_SIZE]) for t in message.inputs if _SIZE in t.parameters)
+    return message.ByteSize() + sum(size for size in shared if isinstance(size, int))
 
 
 def plain_parameters(parameters: Mapping[str, InferParameter]) -> Parameters:
@@ -61,33 +67,44 @@ def plain_parameters(parameters: Mapping[str, InferParameter]) -> Parameters:
 def write_infer_response(response: InferResponse, memory: SharedMemory) -> ModelInferResponse:
     """Message from a plain answer. Tensors go raw: several clients read nothing else.
 
-    Those with a place in shared memory are put there instead. Raises ``InvalidRequest`` where
-    they do not fit.
+    Those with a place in shared memory are put there instead, and have raw contents without a
+    byte: clients count the outputs to find theirs. Raises ``InvalidRequest``, with nothing
+    written, where one does not fit.
     """
     message = ModelInferResponse(
         model_name=response.model, model_version=response.version, id=response.id
     )
+    writes = []
     for output in response.outputs:
-        _write_output(message, output, memory)
+        tensor, field = output.tensor, f"outputs.{output.tensor.name}"
+        data = encode(tensor.array, tensor.datatype, field=field)
+        if output.place is not None:
+            writes.append(SharedWrite(output.place, data, field))
+        _write_output(message, output, data)
+    memory.write_all(writes)
     return message
 
 
-def _write_output(
-    message: ModelInferResponse, output: AnsweredOutput, memory: SharedMemory
-) -> None:
+def _write_output(message: ModelInferResponse, output: AnsweredOutput, data: bytes) -> None:
     tensor, place = output.tensor, output.place
-    field = f"outputs.{tensor.name}"
     written = message.outputs.add(
         name=tensor.name, datatype=tensor.datatype, shape=tensor.array.shape
     )
-    data = encode(tensor.array, tensor.datatype, field=field)
-    if place is None:
-        message.raw_output_contents.append(data)
-        return
-    memory.write(place, data, field)
-    written.parameters["shared_memory_region"].string_param = place.region
-    written.parameters["shared_memory_offset"].int64_param = place.offset
-    written.parameters["shared_memory_byte_size"].int64_param = len(data)
+    message.raw_output_contents.append(data if place is None else b"")
+    if place is not None:
+        written.parameters["shared_memory_region"].string_param = place.region
+        written.parameters["shared_memory_offset"].int64_param = place.offset
+        written.parameters[_SIZE].int64_param = len(data)
+
+
+def _read_outputs(message: ModelInferRequest, memory: SharedMemory) -> tuple[RequestedOutput, ...]:
+    outputs = []
+    for tensor in message.outputs:
+        output = read_output(tensor.name, plain_parameters(tensor.parameters))
+        if output.place is not None:
+            memory.check(output.place, f"outputs.{output.name}")
+        outputs.append(output)
+    return tuple(outputs)
 
 
 def _read_inputs(message: ModelInferRequest, memory: SharedMemory) -> tuple[NamedTensor, ...]:
@@ -96,23 +113,29 @@ def _read_inputs(message: ModelInferRequest, memory: SharedMemory) -> tuple[Name
         for tensor in message.inputs
     ]
     _check_forms(message, places)
+    fields = [f"inputs.{tensor.name}" for tensor in message.inputs]
+    shared = [(place, field) for place, field in zip(places, fields, strict=True) if place]
     # Raw contents belong to the inputs in order, but for those in shared memory.
-    raw = iter(message.raw_input_contents)
-    tensors = []
-    for tensor, place in zip(message.inputs, places, strict=True):
-        data = next(raw, None) if place is None else memory.read(place, f"inputs.{tensor.name}")
-        tensors.append(NamedTensor(tensor.name, tensor.datatype, _read_input(tensor, data)))
-    return tuple(tensors)
+    copied, raw = iter(memory.read_all(shared)), iter(message.raw_input_contents)
+    return tuple(
+        NamedTensor(
+            tensor.name,
+            tensor.datatype,
+            _read_input(tensor, next(copied) if place else next(raw, None)),
+        )
+        for tensor, place in zip(message.inputs, places, strict=True)
+    )
 
 
 def _check_forms(message: ModelInferRequest, places: list[SharedPlace | None]) -> None:
     raw = message.raw_input_contents
     for tensor, place in zip(message.inputs, places, strict=True):
-        if tensor.HasField("contents") and (raw or place is not None):
+        # Contents that are there and empty are those of clients that always make them.
+        if (raw or place is not None) and tensor.contents.ListFields():
             raise InvalidRequest(
                 f"inputs.{tensor.name}.contents",
                 got="typed contents beside another form",
-                expected="one form for all inputs of a request",
+                expected="one form for all inputs of a request, or shared memory for this one",
             )
     in_message = places.count(None)
     if raw and len(raw) != in_message:
