@@ -9,6 +9,7 @@ import numpy as np
 
 from seqlens.api.calls import Call
 from seqlens.api.classification import best_classes
+from seqlens.api.declared import declared_outputs
 from seqlens.api.failures import answerable
 from seqlens.api.message_bounds import check_count, check_text
 from seqlens.api.ragged import check_sequence, text_tensor
@@ -22,6 +23,7 @@ from seqlens.api.requests import (
     Rows,
     SequenceRequest,
     Urgency,
+    deadline_in,
 )
 from seqlens.api.rows import input_named, join, split
 from seqlens.api.served import Served
@@ -71,9 +73,10 @@ class Inference:
         size = sum(tensor.array.nbytes for tensor in request.inputs)
         sequences, rows = await off_loop_if_large(size, _take_apart, model, request.inputs)
         call.longest = None if rows.time is None else max(rows.lengths)
+        urgency = _in_force(model, request.urgency)
         if streamed:
-            await _room_for_stream(served, sequences, request.urgency)
-        futures = _submit(served, sequences, request.urgency, streamed=streamed)
+            await _room_for_stream(served, sequences, urgency)
+        futures = _submit(served, sequences, urgency, streamed=streamed)
         answers = await _all_or_none(futures)
         call.answered(answers)
         size = sum(array_bytes(answer.outputs) for answer in answers)
@@ -126,6 +129,7 @@ class Inference:
         """
         good = [one for one in checked if isinstance(one, InputSequence)]
         try:
+            urgency = _in_force(served.model, urgency)
             futures = iter(_submit(served, good, urgency, streamed=streamed))
         except SeqLensError as error:
             return [error if isinstance(one, InputSequence) else one for one in checked]
@@ -136,6 +140,7 @@ class Inference:
     ) -> list[Started]:
         """The same for a stream: room is waited for, as long as the deadline allows."""
         good = [one for one in checked if isinstance(one, InputSequence)]
+        urgency = _in_force(served.model, urgency)
         try:
             await _room_for_stream(served, good, urgency)
         except DeadlinePassed as late:
@@ -212,7 +217,7 @@ def _answered(
     model: LoadedModel, request: InferRequest, arrays: Mapping[str, Array], max_bytes: int
 ) -> tuple[AnsweredOutput, ...]:
     """The outputs as they were asked for: in that order, or all in the model's own."""
-    asked = request.outputs or [RequestedOutput(spec.name) for spec in model.anatomy.outputs]
+    asked = request.outputs or [RequestedOutput(spec.name) for spec in declared_outputs(model)]
     specs = {spec.name: spec for spec in model.anatomy.outputs}
     answered = []
     for output in asked:
@@ -245,6 +250,14 @@ async def _room_for_stream(
         raise DeadlinePassed(
             "deadline passed before there was room to wait for the model"
         ) from None
+
+
+def _in_force(model: LoadedModel, urgency: Urgency) -> Urgency:
+    """What the caller asks for, and what the model's settings give where it asks for nothing."""
+    scheduler, deadline = model.scheduler, urgency.deadline
+    if deadline is None and scheduler.default_timeout_seconds:
+        deadline = deadline_in(scheduler.default_timeout_seconds)
+    return Urgency(deadline, urgency.priority or scheduler.default_priority)
 
 
 def _submit(

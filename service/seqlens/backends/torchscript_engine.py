@@ -51,7 +51,7 @@ def _find_anatomy(path: Path, runner: "Runner", options: LoadOptions) -> ModelAn
     required = tuple(i for i in reading.inputs if i.name in runner.required_inputs())
     if runner.signature.inputs:  # all others keep their default, as with the declarer's server
         required = tuple(
-            i for i in reading.inputs if i in required or runner.signature.tensor(i.name)
+            i for i in reading.inputs if i in required or runner.signature.input(i.name)
         )
         reading = replace(reading, inputs=required)
     try:

@@ -34,9 +34,9 @@ class Signature:
     batched: bool = False  # the first axis of every tensor is the batch
     source: str = "config.pbtxt"  # where it is declared, for errors
 
-    def tensor(self, name: str) -> StatedTensor | None:
-        """The input or output of this name."""
-        return next((t for t in (*self.inputs, *self.outputs) if t.name == name), None)
+    def input(self, name: str) -> StatedTensor | None:
+        """The declared input of this name."""
+        return next((tensor for tensor in self.inputs if tensor.name == name), None)
 
 
 def stated_names(
@@ -90,7 +90,7 @@ def as_stated(reading: GraphReading, signature: Signature) -> GraphReading:
 
 
 def _input(read: TensorReading, name: str | None, signature: Signature) -> TensorReading:
-    stated = signature.tensor(name) if name is not None else None
+    stated = signature.input(name) if name is not None else None
     if stated is None:
         return read
     return replace(

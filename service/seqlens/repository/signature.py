@@ -21,7 +21,7 @@ def check_signature(signature: Signature, anatomy: ModelAnatomy) -> None:
     if not signature.inputs:
         return
     for spec in inputs:
-        if signature.tensor(spec.name) is None and not _may_be_left_out(spec):
+        if signature.input(spec.name) is None and not _may_be_left_out(spec):
             raise ModelRejected(
                 f"{signature.source}: input {spec.name!r} of the file is not declared, and the "
                 "model does not run without it"

@@ -74,6 +74,8 @@ def parse_triton_json(text: str, source: str) -> pb.ModelConfig:
 
     Raises ``ModelRejected`` naming the field.
     """
+    if not text.lstrip().startswith("{"):  # the library takes an empty list for a message
+        raise ModelRejected(f"{source}: expected a JSON object")
     try:
         return json_format.Parse(text, pb.ModelConfig())
     except (json_format.ParseError, RecursionError, UnicodeError) as error:

@@ -57,7 +57,8 @@ def _instances(config: pb.ModelConfig) -> Iterator[str]:
 
 
 def _tensor(what: str, tensor: pb.ModelInput | pb.ModelOutput) -> Iterator[str]:
-    if tensor.HasField("reshape"):
+    one_value = list(tensor.dims) == [1] and not tensor.reshape.shape
+    if tensor.HasField("reshape") and not (one_value and isinstance(tensor, pb.ModelInput)):
         yield (
             f"{what}: reshape {_NONE}: the tensor is served in the model's own shape, "
             f"{list(tensor.reshape.shape)} for each row, instead of {list(tensor.dims)}"
