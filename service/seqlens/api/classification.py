@@ -3,6 +3,7 @@
 Triton Inference Server, docs/protocol/extension_classification.md.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,7 +42,8 @@ def best_classes(
             expected="an output of numbers",
         )
     rows = array[np.newaxis] if batch_axis is None else np.moveaxis(array, batch_axis, 0)
-    rows = rows.reshape(len(rows), rows[:1].size)  # -1 cannot be told where there is no row
+    # Not -1, which cannot be told where there is no row.
+    rows = rows.reshape(len(rows), math.prod(rows.shape[1:]))
     count = min(classes, rows.shape[1])
     if len(rows) * count * _LEAST_BYTES > max_bytes:
         raise AnswerTooLarge(len(rows) * count * _LEAST_BYTES, max_bytes)
