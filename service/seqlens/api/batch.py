@@ -3,6 +3,8 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from seqlens.api.calls import Call
 from seqlens.api.core import Core
 from seqlens.api.inference import Outcome, outcomes
@@ -10,7 +12,10 @@ from seqlens.api.message_bounds import check_tensor_names
 from seqlens.api.requests import SequenceRequest, Urgency
 from seqlens.api.validation import check_outputs
 from seqlens.errors import SeqLensError
+from seqlens.graphs.anatomy import OutputAnatomy
 from seqlens.repository.loading import LoadedModel
+from seqlens.scheduling.strategy import Strategy
+from seqlens.sequences import Array, SequenceAnswer
 
 # Sequences of a message, made when they are needed; errors stand for those that cannot be read.
 ReadSequences = Callable[[], Awaitable[Sequence[SequenceRequest | SeqLensError]]]
@@ -49,3 +54,12 @@ async def answer_batch(
     results = await outcomes(core.inference.start(served, checked, request.urgency))
     core.calls.note(call, results)
     return BatchAnswer(model, names, results)
+
+
+def output_of(model: LoadedModel, spec: OutputAnatomy, answer: SequenceAnswer) -> Array:
+    """One output of one sequence, without batch axis."""
+    array = answer.outputs[spec.name]
+    # A model that runs requests as they come has run a batch of one.
+    if model.decision.strategy is not Strategy.WHOLE or spec.batch_axis is None:
+        return np.asarray(array)
+    return np.asarray(np.take(array, 0, spec.batch_axis))

@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
+from seqlens.api.batch import output_of
 from seqlens.api.failures import invalid
 from seqlens.api.inference import Outcome
 from seqlens.api.message_bounds import check_count, check_tensor_names
 from seqlens.api.requests import NamedTensor, SequenceRequest
 from seqlens.errors import InvalidRequest, Overloaded, SeqLensError
 from seqlens.repository.loading import LoadedModel
-from seqlens.scheduling.strategy import Strategy
 from seqlens.sequences import Array, SequenceAnswer
 from seqlens_wire.pb.sequences_pb2 import Answers, SequenceError, SequenceResult, Sequences
 from seqlens_wire.ragged import pack, unpack
@@ -68,17 +66,11 @@ def write_answers(
     message = Answers(results=[_write_result(one) for one in outcomes])
     if model is None or not answers:
         return message
-    whole = model.decision.strategy is Strategy.WHOLE  # each ran as a batch of one
     for spec in model.anatomy.outputs:
         if spec.name in names:
-            axis = spec.batch_axis if whole else None
-            arrays = [_one_row(answer.outputs[spec.name], axis) for answer in answers]
+            arrays = [output_of(model, spec, answer) for answer in answers]
             message.outputs.append(pack(spec.name, spec.datatype, arrays))
     return message
-
-
-def _one_row(array: Array, batch_axis: int | None) -> Array:
-    return np.asarray(array) if batch_axis is None else np.take(array, 0, batch_axis)
 
 
 def _write_result(outcome: Outcome) -> SequenceResult:
