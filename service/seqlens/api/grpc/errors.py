@@ -63,10 +63,16 @@ async def abort(context: Context, error: SeqLensError) -> NoReturn:
     """End the call with the error's status, its message, and its parts as trailing metadata."""
     retry_after = error.retry_after_seconds if isinstance(error, Overloaded) else None
     details = ErrorDetails(error.field, error.got, error.expected, retry_after)
+    code = grpc.StatusCode[error.grpc_code]
+    await context.abort(code, short_message(error), to_metadata(details))
+
+
+def short_message(error: SeqLensError) -> str:
+    """The error's text, or its beginning."""
     message = str(error)
-    if len(message) > MAX_MESSAGE_CHARACTERS:
-        message = message[: MAX_MESSAGE_CHARACTERS - 1] + "…"
-    await context.abort(grpc.StatusCode[error.grpc_code], message, to_metadata(details))
+    if len(message) <= MAX_MESSAGE_CHARACTERS:
+        return message
+    return message[: MAX_MESSAGE_CHARACTERS - 1] + "…"
 
 
 def why_left(context: Context) -> str:

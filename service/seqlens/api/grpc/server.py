@@ -8,8 +8,8 @@ from grpc_reflection.v1alpha import reflection
 
 from seqlens.api.control.calls import ControlCall
 from seqlens.api.core import Core
-from seqlens.api.grpc.inference import inference_servicer
 from seqlens.api.grpc.sequences import GrpcSequenceService
+from seqlens.api.grpc.servicer import inference_servicer
 from seqlens.settings import ServerSettings
 from seqlens_wire.services import OPEN_INFERENCE, SEQUENCES, add_servicer, reflection_pool
 

@@ -1,0 +1,33 @@
+"""``inference.GRPCInferenceService`` as a whole: inference, and every other call of it."""
+
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
+
+from google.protobuf.message import Message
+
+from seqlens.api.control.calls import ControlCall
+from seqlens.api.core import Core
+from seqlens.api.failures import answerable
+from seqlens.api.grpc.errors import Context, abort
+from seqlens.api.grpc.inference import GrpcInference
+from seqlens.api.grpc.streaming import GrpcInferenceStream
+
+
+def inference_servicer(core: Core, control: dict[str, ControlCall]) -> SimpleNamespace:
+    """A method for every RPC of the service; see ``seqlens_wire.services.add_servicer``."""
+    return SimpleNamespace(
+        ModelInfer=GrpcInference(core).ModelInfer,
+        ModelStreamInfer=GrpcInferenceStream(core).ModelStreamInfer,
+        **{name: _control_method(call) for name, call in control.items()},
+    )
+
+
+def _control_method(call: ControlCall) -> Callable[[Any, Context], Awaitable[Message]]:
+    async def method(request: Any, context: Context) -> Message:
+        try:
+            return await call(request)
+        except Exception as error:
+            await abort(context, answerable(error))
+
+    return method
