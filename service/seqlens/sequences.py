@@ -37,7 +37,8 @@ class SequenceAnswer:
     padded_length: int  # positions it took in its batch; equal to length when nothing was padded
     batch_size: int  # sequences in its batch
     queue_seconds: float
-    compute_seconds: float
+    compute_seconds: float  # of the model alone
+    build_seconds: float = 0.0  # of making its batch, before the model ran
 
 
 def array_bytes(tensors: Tensors) -> int:

@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry, generate_latest, start_http_ser
 from prometheus_client.parser import text_string_to_metric_families
 
 from seqlens.graphs.anatomy import Architecture
-from seqlens.metrics.observer import LoadReport, ModelLabels, QueueState
+from seqlens.metrics.observer import BatchSeconds, LoadReport, ModelLabels, QueueState
 from seqlens.metrics.prometheus import PrometheusObserver
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ def serve_one(observer: PrometheusObserver, length: int) -> None:
     )
     observer.batch_finished(
         LSTM, lane=0, sequences=2, real_tokens=2 * length, padding_tokens=1, trigger="idle",
-        seconds=0.002,
+        spent=BatchSeconds(0.0, 0.002, 0.0),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from seqlens.graphs.anatomy import Architecture
-from seqlens.metrics.observer import LoadReport, ModelLabels, QueueState
+from seqlens.metrics.observer import BatchSeconds, LoadReport, ModelLabels, QueueState
 from seqlens.metrics.prometheus import PrometheusObserver
 
 LookUp = Callable[[], Any]
@@ -23,7 +23,7 @@ def finish(observer: PrometheusObserver, labels: ModelLabels, **changes: Any) ->
 def run_batch(observer: PrometheusObserver, labels: ModelLabels, **changes: Any) -> None:
     batch = {
         "lane": 1, "sequences": 3, "real_tokens": 50, "padding_tokens": 10,
-        "trigger": "idle", "seconds": 0.25,
+        "trigger": "idle", "spent": BatchSeconds(0.05, 0.15, 0.05),
     }  # fmt: skip
     observer.batch_finished(labels, **(batch | changes))
 

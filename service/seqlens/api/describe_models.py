@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from seqlens.api.declared import declared_inputs, declared_outputs, declared_shape
 from seqlens.api.statistics import Duration, ModelCounts
 from seqlens.api.validation import optional
 from seqlens.graphs.anatomy import InputAnatomy, OutputAnatomy
@@ -27,21 +28,13 @@ def model_metadata(model: LoadedModel, versions: Sequence[str]) -> ModelMetadata
         versions=versions,
         platform=model.platform,
         inputs=[
-            _tensor_metadata(spec, (*spec.shape, 1) if _value_a_row(model, spec) else spec.shape)
-            for spec in exported_inputs(model)
+            _tensor_metadata(spec, _shown_shape(model, spec)) for spec in declared_inputs(model)
         ],
-        outputs=[_tensor_metadata(spec, spec.shape) for spec in model.anatomy.outputs],
+        outputs=[
+            _tensor_metadata(spec, declared_shape(model, spec)) for spec in declared_outputs(model)
+        ],
         properties=_properties(model),
     )
-
-
-def exported_inputs(model: LoadedModel) -> list[InputAnatomy]:
-    """The inputs of the file itself.
-
-    Generic clients fill every input that they are told of with data of their own, so those that
-    the server wired in are not shown; callers may still send them by name.
-    """
-    return [spec for spec in model.anatomy.inputs if not spec.added_by_server]
 
 
 def _value_a_row(model: LoadedModel, spec: InputAnatomy) -> bool:
@@ -51,6 +44,11 @@ def _value_a_row(model: LoadedModel, spec: InputAnatomy) -> bool:
     refuses to send anything else. Callers may leave the axis of size one out.
     """
     return len(spec.shape) == 1 and _batch_first(model)
+
+
+def _shown_shape(model: LoadedModel, spec: InputAnatomy) -> tuple[int, ...]:
+    shape = declared_shape(model, spec)
+    return (*shape, 1) if _value_a_row(model, spec) else shape
 
 
 def _tensor_metadata(
@@ -81,11 +79,12 @@ def _axes(axes: Iterable[tuple[str, int | None]]) -> str:
     return ",".join(f"{name}={axis}" for name, axis in axes if axis is not None)
 
 
-def model_config(model: LoadedModel) -> model_config_pb2.ModelConfig:
+def model_config(model: LoadedModel, lanes: int) -> model_config_pb2.ModelConfig:
     """The configuration as clients of the reference server expect it.
 
     With a positive ``max_batch_size`` the batch axis comes first in all tensors and is left out
-    of ``dims``; for any other layout it is 0 and ``dims`` are whole shapes.
+    of ``dims``; for any other layout it is 0 and ``dims`` are whole shapes. ``lanes`` are those
+    of the server, which its models share.
     """
     batch_first = _batch_first(model)
     config = model_config_pb2.ModelConfig(
@@ -93,22 +92,29 @@ def model_config(model: LoadedModel) -> model_config_pb2.ModelConfig:
         platform=model.platform,
         backend=model.backend,
         max_batch_size=model.scheduler.max_batch_sequences if batch_first else 0,
+        version_policy=_version_policy(model),
+        instance_group=[_instances(model, lanes)],
+        default_model_filename=model.path.name,
     )
-    for spec in exported_inputs(model):
+    # What is false is told as well: clients look for the messages that say so.
+    config.model_transaction_policy.decoupled = False
+    config.response_cache.enable = False
+    for spec in declared_inputs(model):
         entry = config.input.add(
             name=spec.name,
             data_type=_data_type(spec.datatype),
-            dims=spec.shape[1:] if batch_first else spec.shape,
+            dims=declared_shape(model, spec)[int(batch_first) :],
             optional=optional(spec),
         )
         if _value_a_row(model, spec):
             entry.dims.append(1)
             entry.reshape.SetInParent()
-    for output in model.anatomy.outputs:
+    for output in declared_outputs(model):
         config.output.add(
             name=output.name,
             data_type=_data_type(output.datatype),
-            dims=output.shape[1:] if batch_first else output.shape,
+            dims=declared_shape(model, output)[int(batch_first) :],
+            label_filename=_label_file(model, output),
         )
     if model.decision.strategy.shares_batches:
         config.dynamic_batching.SetInParent()
@@ -117,11 +123,48 @@ def model_config(model: LoadedModel) -> model_config_pb2.ModelConfig:
     return config
 
 
+def _instances(model: LoadedModel, lanes: int) -> model_config_pb2.ModelInstanceGroup:
+    """How often the model may run at the same time, and where."""
+    capabilities = model.engine.capabilities
+    on_gpu = capabilities.device.kind == "cuda"
+    kinds = model_config_pb2.ModelInstanceGroup.Kind
+    return model_config_pb2.ModelInstanceGroup(
+        name=f"{model.name}_0",
+        kind=kinds.KIND_GPU if on_gpu else kinds.KIND_CPU,
+        count=lanes if capabilities.concurrent_runs else 1,
+        gpus=[capabilities.device.index] if on_gpu else [],
+    )
+
+
+def _version_policy(model: LoadedModel) -> model_config_pb2.ModelVersionPolicy:
+    policy, message = model.config.version_policy, model_config_pb2.ModelVersionPolicy()
+    if isinstance(policy, str):
+        message.all.SetInParent()
+    elif policy.specific is not None:
+        message.specific.versions.extend(policy.specific)
+    else:
+        message.latest.num_versions = policy.latest or 1
+    return message
+
+
+def _label_file(model: LoadedModel, output: OutputAnatomy) -> str:
+    """The file of the labels: as declared, or for an output with as many classes."""
+    declared = model.signature.outputs if model.signature is not None else ()
+    if any(tensor.label_file for tensor in declared):
+        return next(tensor.label_file for tensor in declared if tensor.name == output.name)
+    stated = model.config.labels
+    if not model.labels or isinstance(stated, tuple) or output.shape[-1:] != (len(model.labels),):
+        return ""
+    return stated or "labels.txt"
+
+
 def _batch_first(model: LoadedModel) -> bool:
+    if model.signature is not None:
+        return model.signature.batched
     if model.decision.strategy is Strategy.WHOLE:
         return False
-    axes = [spec.batch_axis for spec in exported_inputs(model)]
-    axes += [spec.batch_axis for spec in model.anatomy.outputs]
+    axes = [spec.batch_axis for spec in declared_inputs(model)]
+    axes += [spec.batch_axis for spec in declared_outputs(model)]
     return all(axis == 0 for axis in axes)
 
 
@@ -131,7 +174,11 @@ def _data_type(datatype: str) -> "model_config_pb2.DataType.ValueType":
 
 
 def model_statistics(model: LoadedModel, counts: ModelCounts) -> ModelStatistics:
-    """Counts and times since the model was loaded."""
+    """Counts and times since the model was loaded.
+
+    ``compute_input`` is the making of the batch; ``compute_output`` of a request is the writing
+    of its answer, that of a batch size the taking apart of the batch.
+    """
     return ModelStatistics(
         name=model.name,
         version=model.version,
@@ -142,13 +189,18 @@ def model_statistics(model: LoadedModel, counts: ModelCounts) -> ModelStatistics
             success=_duration(counts.success),
             fail=_duration(counts.fail),
             queue=_duration(counts.queue),
-            compute_input=_duration(counts.decode),
+            compute_input=_duration(counts.build),
             compute_infer=_duration(counts.compute),
             compute_output=_duration(counts.encode),
         ),
         batch_stats=[
-            InferBatchStatistics(batch_size=size, compute_infer=_duration(duration))
-            for size, duration in sorted(counts.batches.items())
+            InferBatchStatistics(
+                batch_size=size,
+                compute_input=_duration(batches.build),
+                compute_infer=_duration(batches.compute),
+                compute_output=_duration(batches.take_apart),
+            )
+            for size, batches in sorted(counts.batches.items())
         ],
     )
 

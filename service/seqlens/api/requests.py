@@ -1,9 +1,11 @@
 """What the edges hand to ``Inference`` and get back: plain values without a wire format."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from seqlens.sequences import Array
+from seqlens.settings import SchedulerSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,15 @@ class Urgency:
 
     deadline: float | None = None
     priority: int = 0
+
+    def in_force(self, scheduler: SchedulerSettings) -> Self:
+        """This, and what a model's settings give to callers that ask for nothing."""
+        deadline = self.deadline
+        if deadline is None and scheduler.default_timeout_seconds:
+            deadline = deadline_in(scheduler.default_timeout_seconds)
+        return replace(
+            self, deadline=deadline, priority=self.priority or scheduler.default_priority
+        )
 
 
 def deadline_in(seconds: float | None) -> float | None:
@@ -63,10 +74,14 @@ class InferRequest:
 
 @dataclass(slots=True)
 class Timings:
-    """Where the time of a request went, in seconds: of several sequences, that of the slowest."""
+    """Where the time of a request went, in seconds: of several sequences, that of the slowest.
+
+    Each part began when the one before it had ended.
+    """
 
     decode_seconds: float = 0.0
     queue_seconds: float = 0.0
+    build_seconds: float = 0.0
     compute_seconds: float = 0.0
     encode_seconds: float = 0.0
 

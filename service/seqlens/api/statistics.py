@@ -2,12 +2,13 @@
 
 import threading
 import time
+from collections import Counter as Multiset
 from collections import defaultdict
 from copy import deepcopy
 from dataclasses import dataclass, field
 
 from seqlens.api.requests import Timings
-from seqlens.metrics.observer import LoadReport, ModelLabels, Trigger
+from seqlens.metrics.observer import BatchSeconds, LoadReport, ModelLabels, Trigger
 
 
 @dataclass(slots=True)
@@ -24,23 +25,33 @@ class Duration:
 
 
 @dataclass(slots=True)
+class BatchCounts:
+    """What the executions of one batch size took."""
+
+    build: Duration = field(default_factory=Duration)
+    compute: Duration = field(default_factory=Duration)
+    take_apart: Duration = field(default_factory=Duration)
+
+
+@dataclass(slots=True)
 class ModelCounts:
     """What one version of a model has done since it was loaded.
 
-    The times of a request are those of its slowest sequence, so that queue and compute never
-    add up to more than the request took.
+    Only requests that succeeded count in the parts from ``queue`` to ``encode``. Those of a
+    request are the parts of its slowest sequence, so that they never add up to more than the
+    request took.
     """
 
     success: Duration = field(default_factory=Duration)
     fail: Duration = field(default_factory=Duration)
     queue: Duration = field(default_factory=Duration)
-    decode: Duration = field(default_factory=Duration)
+    build: Duration = field(default_factory=Duration)
     compute: Duration = field(default_factory=Duration)
     encode: Duration = field(default_factory=Duration)
     sequences: int = 0
     executions: int = 0
     last_answer: float = 0.0  # seconds since the epoch
-    batches: defaultdict[int, Duration] = field(default_factory=lambda: defaultdict(Duration))
+    batches: defaultdict[int, BatchCounts] = field(default_factory=lambda: defaultdict(BatchCounts))
 
 
 class Statistics:
@@ -48,12 +59,22 @@ class Statistics:
 
     def __init__(self) -> None:
         self._counts: dict[ModelLabels, ModelCounts] = {}
+        self._loaded: Multiset[ModelLabels] = Multiset()  # two, while one replaces its equal
         self._lock = threading.Lock()
 
     def model_loaded(self, labels: ModelLabels, report: LoadReport) -> None:
         """A version is ready: it counts from zero."""
         with self._lock:
+            self._loaded[labels] += 1
             self._counts[labels] = ModelCounts()
+
+    def model_unloaded(self, labels: ModelLabels) -> None:
+        """A version is gone, and its counts unless its successor goes on with them."""
+        with self._lock:
+            self._loaded[labels] -= 1
+            if not self._loaded[labels]:
+                del self._loaded[labels]
+                self._counts.pop(labels, None)
 
     def batch_finished(
         self,
@@ -64,13 +85,16 @@ class Statistics:
         real_tokens: int,
         padding_tokens: int,
         trigger: Trigger,
-        seconds: float,
+        spent: BatchSeconds,
     ) -> None:
         """Count one execution under its batch size."""
         with self._lock:
             if counts := self._counts.get(labels):
                 counts.executions += 1
-                counts.batches[sequences].add(seconds)
+                batches = counts.batches[sequences]
+                batches.build.add(spent.build)
+                batches.compute.add(spent.compute)
+                batches.take_apart.add(spent.take_apart)
 
     def request_finished(
         self,
@@ -94,7 +118,7 @@ class Statistics:
                 counts.sequences += sequences
                 counts.last_answer = time.time()
                 counts.queue.add(timings.queue_seconds)
-                counts.decode.add(timings.decode_seconds)
+                counts.build.add(timings.build_seconds)
                 counts.compute.add(timings.compute_seconds)
                 counts.encode.add(timings.encode_seconds)
 

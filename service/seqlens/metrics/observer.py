@@ -28,6 +28,20 @@ UNKNOWN_MODEL = ModelLabels("_unknown", "", Architecture.OTHER)
 
 
 @dataclass(frozen=True, slots=True)
+class BatchSeconds:
+    """The lane's time for one execution of a model."""
+
+    build: float  # sequences to the model's inputs
+    compute: float  # the model itself
+    take_apart: float  # the model's outputs to answers
+
+    @property
+    def all(self) -> float:
+        """Altogether."""
+        return self.build + self.compute + self.take_apart
+
+
+@dataclass(frozen=True, slots=True)
 class QueueState:
     """What waits and runs for one model, read when metrics are scraped."""
 
@@ -85,9 +99,9 @@ class Observer(Protocol):
         real_tokens: int,
         padding_tokens: int,
         trigger: Trigger,
-        seconds: float,
+        spent: BatchSeconds,
     ) -> None:
-        """One execution of the model ended; ``seconds`` is the lane's time for it."""
+        """One execution of the model ended."""
 
     def rejected(self, labels: ModelLabels, *, reason: RejectReason) -> None:
         """A sequence was refused before any work."""

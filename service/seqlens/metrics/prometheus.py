@@ -11,6 +11,7 @@ from seqlens.metrics.ledger import OwnedSeries, SeriesLedger
 from seqlens.metrics.lengths import LengthRanges
 from seqlens.metrics.observer import (
     UNKNOWN_MODEL,
+    BatchSeconds,
     CancelCause,
     LoadReport,
     LoadResult,
@@ -111,7 +112,7 @@ class PrometheusObserver:
         real_tokens: int,
         padding_tokens: int,
         trigger: Trigger,
-        seconds: float,
+        spent: BatchSeconds,
     ) -> None:
         """Count the execution, its sequences and positions, and the lane's time."""
         series = self._current.get(labels)
@@ -123,7 +124,7 @@ class PrometheusObserver:
         work.batch_positions.observe(real_tokens + padding_tokens)
         work.real_tokens.inc(real_tokens)
         work.padding_tokens.inc(padding_tokens)
-        work.busy_seconds[str(lane)].inc(seconds)
+        work.busy_seconds[str(lane)].inc(spent.all)
 
     def rejected(self, labels: ModelLabels, *, reason: RejectReason) -> None:
         """Count the refusal."""

@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 from seqlens.backends.base import Engine
 from seqlens.backends.padding import pad, unpad
 from seqlens.errors import BackendFailed, SeqLensError
-from seqlens.metrics.observer import ModelLabels, Observer, Trigger
+from seqlens.metrics.observer import BatchSeconds, ModelLabels, Observer, Trigger
 from seqlens.scheduling.cost import CostTracker
 from seqlens.scheduling.jobs import Deliver, Job
 from seqlens.scheduling.plan import Batch
@@ -77,8 +77,7 @@ class _Run:
     """What one run of a batch gave, and where its time went."""
 
     answers: list[SequenceAnswer]  # as the jobs
-    build_seconds: float  # padding
-    lane_seconds: float  # all of it
+    spent: BatchSeconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,17 +162,19 @@ class BatchExecutor:
                 batch_size=len(unit.jobs),
                 queue_seconds=started - job.waiting.enqueued_at,
                 compute_seconds=ended - built,
+                build_seconds=built - started,
             )
             for job, row in zip(unit.jobs, rows, strict=True)
         ]
-        return _Run(answers, built - started, time.monotonic() - started)
+        spent = BatchSeconds(built - started, ended - built, time.monotonic() - ended)
+        return _Run(answers, spent)
 
     def _report(self, unit: BatchUnit, run: _Run, lane: int) -> None:
         stage_finished = partial(self._observer.stage_finished, self._labels)
         for answer in run.answers:
             length = answer.length or None
             stage_finished(stage="queue", length=length, seconds=answer.queue_seconds)
-            stage_finished(stage="batch", length=length, seconds=run.build_seconds)
+            stage_finished(stage="batch", length=length, seconds=answer.build_seconds)
             stage_finished(stage="compute", length=length, seconds=answer.compute_seconds)
         self._observer.batch_finished(
             self._labels,
@@ -182,7 +183,7 @@ class BatchExecutor:
             real_tokens=unit.batch.real_tokens,
             padding_tokens=unit.batch.padding_tokens,
             trigger=unit.batch.trigger,
-            seconds=run.lane_seconds,
+            spent=run.spent,
         )
 
 
