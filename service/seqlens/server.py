@@ -3,9 +3,10 @@
 import asyncio
 import gc
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Self
 
 import structlog
@@ -17,11 +18,14 @@ from seqlens.api.control.calls import control_calls
 from seqlens.api.core import Core
 from seqlens.api.grpc.server import GrpcServer
 from seqlens.api.inference import Inference
+from seqlens.api.log_switches import LogSwitches
 from seqlens.api.request_log import RequestLog
+from seqlens.api.rest.app import build_app
 from seqlens.api.rest.server import RestServer
 from seqlens.api.served import ServedModels
 from seqlens.api.shared_memory import SharedMemory
 from seqlens.api.statistics import Statistics
+from seqlens.api.tracing import Tracing
 from seqlens.metrics.fanout import tell_all
 from seqlens.metrics.observer import Observer
 from seqlens.metrics.prometheus import PrometheusObserver
@@ -55,6 +59,7 @@ class Server:
         lanes = settings.lanes or os.cpu_count() or 1
         statistics = Statistics()
         observer = _observer(settings, self._registry, lanes, statistics)
+        request_log, tracing = RequestLog(settings.log_requests), Tracing(settings.trace_file)
         self._arbiter = Arbiter(lanes, observer)
         self._repository = Repository(settings, observer, self._serve, self._serve_no_more)
         self._models = ServedModels(self._repository, observer)
@@ -63,15 +68,18 @@ class Server:
             settings=settings,
             inference=Inference(settings.limits),
             models=self._models,
-            calls=Calls(observer, statistics),
+            calls=Calls(observer, statistics, request_log, tracing),
             statistics=statistics,
             memory=SharedMemory(settings.limits.max_message_bytes),
+            tracing=tracing,
+            logs=LogSwitches(request_log),
+            lanes=lanes,
             ready=self.is_ready,
         )
-        self._memory = core.memory
+        self._core = core
         control = control_calls(core)
         self._grpc = GrpcServer(core, control)
-        self._rest = RestServer(core, control)
+        self._rest = RestServer(build_app(core, control), settings.limits, core.calls.quiet)
         self._loading: asyncio.Task[None] | None = None
         self.rest_address = ""
         self.grpc_address = ""
@@ -89,7 +97,9 @@ class Server:
             server._listen_for_metrics(stack)
             server._arbiter.start()
             stack.callback(server._arbiter.close)
-            stack.callback(server._memory.close)
+            stack.callback(server._core.memory.close)
+            stack.callback(server._core.tracing.close)
+            stack.callback(server._core.logs.close)
             await server._listen_for_grpc()
             await server._listen_for_rest()
             stack.push_async_callback(server._repository.close)
@@ -183,8 +193,16 @@ def _spare_from_garbage_collection() -> None:
     gc.freeze()
 
 
+def _allow_many_connections() -> None:
+    """As many as the system lets us have; the usual soft limit is for ``select``, not for us."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # where most means more than there can be
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def serve_until_stopped(settings: ServerSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises ``CannotListen``."""
+    _allow_many_connections()
     uvloop.run(_serve_until_stopped(settings))
 
 
@@ -211,5 +229,4 @@ def _observer(
         lanes=lanes,
         max_sequence_length=settings.limits.max_sequence_length,
     )
-    logs = [RequestLog()] if settings.log_requests else []
-    return tell_all(prometheus, statistics, *logs)
+    return tell_all(prometheus, statistics)

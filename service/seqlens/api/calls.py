@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
+from seqlens.api.request_log import RequestLog
 from seqlens.api.requests import Timings
 from seqlens.api.statistics import Statistics
+from seqlens.api.tracing import Tracing
 from seqlens.errors import MessageTooLarge, SeqLensError, SequenceTooLong
 from seqlens.metrics.observer import UNKNOWN_MODEL, Method, ModelLabels, Observer
 from seqlens.sequences import SequenceAnswer
@@ -21,6 +23,7 @@ class Call:
     """Notes about one request, filled in while it is served."""
 
     labels: ModelLabels = UNKNOWN_MODEL
+    id: str = ""  # that the caller gave
     longest: int | None = None  # positions of its longest sequence; None: no time axis
     sequences: int = 0  # answered
     timings: Timings = field(default_factory=Timings)
@@ -44,16 +47,22 @@ class Call:
         self.sequences = len(answers)
         if answers:
             self.longest = max(answer.length for answer in answers) or None
-            self.timings.queue_seconds = max(answer.queue_seconds for answer in answers)
-            self.timings.compute_seconds = max(answer.compute_seconds for answer in answers)
+            # One sequence for all parts: the longest of each would add up to more than it took.
+            slowest = max(answers, key=_seconds)
+            self.timings.queue_seconds = slowest.queue_seconds
+            self.timings.build_seconds = slowest.build_seconds
+            self.timings.compute_seconds = slowest.compute_seconds
 
 
 class Calls:
     """Reports every request once, with its outcome."""
 
-    def __init__(self, observer: Observer, statistics: Statistics) -> None:
+    def __init__(
+        self, observer: Observer, statistics: Statistics, log: RequestLog, tracing: Tracing
+    ) -> None:
         self._observer = observer
         self._statistics = statistics
+        self._log, self._tracing = log, tracing
         self._begun = self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -122,6 +131,18 @@ class Calls:
         )
         if code == "OK":
             self._report_answer(call)
+        if self._log.on:
+            self._log.request_finished(
+                call.labels,
+                protocol=protocol,
+                method=method,
+                code=code,
+                length=call.longest,
+                seconds=seconds,
+            )
+        if self._tracing.on and call.labels is not UNKNOWN_MODEL:
+            timings = call.timings if code == "OK" else None
+            self._tracing.finished(call.labels, call.id, timings, seconds)
 
     def note(self, call: Call, outcomes: Sequence[SequenceAnswer | SeqLensError]) -> None:
         """Note how the sequences of a request ended, each by itself."""
@@ -146,3 +167,7 @@ class Calls:
             call.labels, stage="encode", length=call.longest, seconds=timings.encode_seconds
         )
         self._statistics.answered(call.labels, call.sequences, timings)
+
+
+def _seconds(answer: SequenceAnswer) -> float:
+    return answer.queue_seconds + answer.build_seconds + answer.compute_seconds

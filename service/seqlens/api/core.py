@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 from seqlens.api.calls import Calls
 from seqlens.api.inference import Inference
+from seqlens.api.log_switches import LogSwitches
 from seqlens.api.served import ServedModels
 from seqlens.api.shared_memory import SharedMemory
 from seqlens.api.statistics import Statistics
+from seqlens.api.tracing import Tracing
 from seqlens.settings import ServerSettings
 
 
@@ -21,4 +23,7 @@ class Core:
     calls: Calls
     statistics: Statistics
     memory: SharedMemory
+    tracing: Tracing
+    logs: LogSwitches
+    lanes: int  # threads that models run on
     ready: Callable[[], bool]

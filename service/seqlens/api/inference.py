@@ -23,7 +23,6 @@ from seqlens.api.requests import (
     Rows,
     SequenceRequest,
     Urgency,
-    deadline_in,
 )
 from seqlens.api.rows import input_named, join, split
 from seqlens.api.served import Served
@@ -66,14 +65,14 @@ class Inference:
         more is done for the others; when the caller leaves, waiting work is taken back. One that
         is ``streamed`` waits where the model has no room, as long as its deadline allows.
         """
-        model = served.model
+        model, call.id = served.model, request.id
         _refuse_sequences(model, request)
         names = check_outputs(model.anatomy, [output.name for output in request.outputs])
         self._check_row_count(model.anatomy, request.inputs)
         size = sum(tensor.array.nbytes for tensor in request.inputs)
         sequences, rows = await off_loop_if_large(size, _take_apart, model, request.inputs)
         call.longest = None if rows.time is None else max(rows.lengths)
-        urgency = _in_force(model, request.urgency)
+        urgency = request.urgency.in_force(model.scheduler)
         if streamed:
             await _room_for_stream(served, sequences, urgency)
         futures = _submit(served, sequences, urgency, streamed=streamed)
@@ -129,7 +128,7 @@ class Inference:
         """
         good = [one for one in checked if isinstance(one, InputSequence)]
         try:
-            urgency = _in_force(served.model, urgency)
+            urgency = urgency.in_force(served.model.scheduler)
             futures = iter(_submit(served, good, urgency, streamed=streamed))
         except SeqLensError as error:
             return [error if isinstance(one, InputSequence) else one for one in checked]
@@ -140,7 +139,7 @@ class Inference:
     ) -> list[Started]:
         """The same for a stream: room is waited for, as long as the deadline allows."""
         good = [one for one in checked if isinstance(one, InputSequence)]
-        urgency = _in_force(served.model, urgency)
+        urgency = urgency.in_force(served.model.scheduler)
         try:
             await _room_for_stream(served, good, urgency)
         except DeadlinePassed as late:
@@ -250,14 +249,6 @@ async def _room_for_stream(
         raise DeadlinePassed(
             "deadline passed before there was room to wait for the model"
         ) from None
-
-
-def _in_force(model: LoadedModel, urgency: Urgency) -> Urgency:
-    """What the caller asks for, and what the model's settings give where it asks for nothing."""
-    scheduler, deadline = model.scheduler, urgency.deadline
-    if deadline is None and scheduler.default_timeout_seconds:
-        deadline = deadline_in(scheduler.default_timeout_seconds)
-    return Urgency(deadline, urgency.priority or scheduler.default_priority)
 
 
 def _submit(

@@ -1,15 +1,18 @@
-"""One log line for each request, where the settings ask for it."""
+"""One log line for each request, while that is switched on."""
 
 import structlog
 
 from seqlens.metrics.observer import Method, ModelLabels
 
+REQUESTS = "seqlens.requests"  # the logger's name
+
 
 class RequestLog:
-    """Listens to requests and writes one line for each."""
+    """Writes one line for each request. ``on`` may be switched at any time."""
 
-    def __init__(self) -> None:
-        self._log = structlog.get_logger("seqlens.requests")
+    def __init__(self, on: bool) -> None:
+        self.on = on
+        self._log = structlog.get_logger(REQUESTS)
 
     def request_finished(
         self,

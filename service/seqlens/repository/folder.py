@@ -64,6 +64,16 @@ class Listing:
         return next((m for m in self.models if m.name == name), None)
 
 
+def check_name(name: str) -> None:
+    """Raise ``ModelRejected`` unless a model may have this name."""
+    if not _NAME.fullmatch(name):
+        raise ModelRejected(_not_allowed(name))
+
+
+def _not_allowed(name: str) -> str:
+    return f"name {name!r} is not allowed; expected {_NAME_RULE}"
+
+
 def list_models(path: Path, suffixes: Collection[str]) -> Listing:
     """Find the models in a repository, in one model's folder, or the model in a file.
 
@@ -171,7 +181,7 @@ def _named(
 ) -> FoundModel:
     if _NAME.fullmatch(name):
         return FoundModel(name, folder, versions, reason)
-    return FoundModel(name, folder, (), f"name {name!r} is not allowed; expected {_NAME_RULE}")
+    return FoundModel(name, folder, (), _not_allowed(name))
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -19,13 +19,16 @@ from seqlens.repository.folder import (
     list_models,
 )
 from seqlens.repository.loading import LoadedModel, Loader
+from seqlens.repository.sent import Sent, SentFolder
 from seqlens.repository.stated import Stated, read_stated
 from seqlens.repository.states import ModelEntry, ModelSlots, ModelState, VersionSlot
 from seqlens.repository.verify import VerificationFailed
 from seqlens.settings import ServerSettings
+from seqlens_wire.pb import model_config_pb2 as pb
 
 _log = logging.getLogger(__name__)
 _LEFT_OUT = "left out by version_policy"
+NOTHING_SENT = Sent()
 
 T = TypeVar("T")
 Notify = Callable[[LoadedModel], Awaitable[None]]
@@ -75,27 +78,31 @@ class Repository:
         if missing and not any(slot.loaded for slot in slots):
             raise missing[0]
 
-    async def load(self, name: str) -> None:
+    async def load(self, name: str, sent: Sent = NOTHING_SENT) -> None:
         """Load a model, or take up what has changed in its folder.
 
-        Versions whose files are as they were go on serving. Raises ``ModelNotFound``, and
-        ``ModelRejected`` with the reasons if a version could not be loaded; one that was serving
-        before then goes on.
+        What is ``sent`` counts until the next load. Versions whose files are as they were go on
+        serving. Raises ``ModelNotFound``, and ``ModelRejected`` with the reasons if a version
+        could not be loaded; one that was serving before then goes on.
         """
-        model = (await self._list()).model(name)
+        folder = None
+        if sent.files:
+            folder = await self._in_thread(lambda: SentFolder(name, sent.files, self._suffixes()))
+        model = (await self._list()).model(name) if folder is None else folder.model
         if model is None:
             raise ModelNotFound(name, "", self._known())
-        failures = await self._load(model)
+        failures = await self._load(model, sent.config, folder)
         if failures:
             raise ModelRejected(f"model {name!r}: {'; '.join(failures)}")
 
     async def unload(self, name: str) -> None:
         """Serve no version of a model any more. Raises ``ModelNotFound``."""
-        if name not in self._models:
-            raise ModelNotFound(name, "", self._known())
-        async with self._models[name].lock:
-            slots = self._models[name].slots
-            await asyncio.gather(*(self._unload(slot, "unloaded") for slot in slots.values()))
+        self.check_known(name)
+        model = self._models[name]
+        async with model.lock:
+            slots = model.slots.values()
+            await asyncio.gather(*(self._unload(slot, "unloaded") for slot in slots))
+            await asyncio.to_thread(model.remove_unused_folders)
 
     async def close(self) -> None:
         """Unload all models and end the threads; loads in progress are waited for."""
@@ -125,27 +132,49 @@ class Repository:
             for version, slot in sorted(model.slots.items())
         ]
 
+    def check_known(self, name: str) -> None:
+        """Raise ``ModelNotFound`` for a model that the index does not have."""
+        if name not in self._models:
+            raise ModelNotFound(name, "", self._known())
+
     def _known(self) -> str:
         return ", ".join(sorted(self._models))
 
+    def _suffixes(self) -> list[str]:
+        return [s for backend in self._backends.working.values() for s in backend.suffixes]
+
     async def _list(self) -> Listing:
-        suffixes = [s for backend in self._backends.working.values() for s in backend.suffixes]
-        listing = await self._in_thread(lambda: list_models(self._path, suffixes))
+        listing = await self._in_thread(lambda: list_models(self._path, self._suffixes()))
         for path, reason in listing.ignored.items():
             _log.warning("ignored %s: %s", path, reason)
         return listing
 
-    async def _load(self, found: FoundModel) -> list[str]:
+    async def _load(
+        self,
+        found: FoundModel,
+        config: pb.ModelConfig | None = None,
+        folder: SentFolder | None = None,
+    ) -> list[str]:
         """Bring a model to what its folder holds; returns why versions could not be loaded."""
         model = self._models.setdefault(found.name, ModelSlots())
         async with model.lock:
-            if found.reason:
-                return await self._reject(found, model, found.reason)
+            if folder is not None:
+                model.folders.append(folder)
             try:
-                stated = await self._in_thread(lambda: read_stated(found, self._backends))
-            except ModelRejected as error:
-                return await self._reject(found, model, str(error))
-            return await self._apply(found, model, stated)
+                return await self._bring(found, model, config)
+            finally:
+                await asyncio.to_thread(model.remove_unused_folders)
+
+    async def _bring(
+        self, found: FoundModel, model: ModelSlots, config: pb.ModelConfig | None
+    ) -> list[str]:
+        if found.reason:
+            return await self._reject(found, model, found.reason)
+        try:
+            stated = await self._in_thread(lambda: read_stated(found, self._backends, config))
+        except ModelRejected as error:
+            return await self._reject(found, model, str(error))
+        return await self._apply(found, model, stated)
 
     async def _apply(self, found: FoundModel, model: ModelSlots, stated: Stated) -> list[str]:
         config = stated.config

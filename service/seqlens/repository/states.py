@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from seqlens.errors import ModelNotReady
 from seqlens.repository.loading import LoadedModel
+from seqlens.repository.sent import SentFolder
 
 
 class ModelState(StrEnum):
@@ -61,6 +62,7 @@ class ModelSlots:
     """What is known of one model. Version 0 stands for a model without any."""
 
     slots: dict[int, VersionSlot] = field(default_factory=dict)
+    folders: list[SentFolder] = field(default_factory=list)  # of files that clients sent
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # one load or unload at a time
 
     def of(self, version: int) -> VersionSlot:
@@ -75,3 +77,12 @@ class ModelSlots:
         newest_first = (slot for _, slot in sorted(self.slots.items(), reverse=True))
         reason = next((slot.reason for slot in newest_first if slot.reason), "loading")
         raise ModelNotReady(f"{what} is not ready: {reason}")
+
+    def remove_unused_folders(self) -> None:
+        """Delete files that were sent and that no version is served from any more."""
+        paths = [slot.loaded.path for slot in self.slots.values() if slot.loaded]
+        used = [one for one in self.folders if any(one.holds(path) for path in paths)]
+        for folder in self.folders:
+            if folder not in used:
+                folder.remove()
+        self.folders = used

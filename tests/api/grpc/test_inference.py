@@ -126,11 +126,16 @@ def test_what_clients_ask_before_they_infer(target: str) -> None:
         assert not client.is_model_ready("unknown")
         assert client.get_server_metadata().extensions == [
             "classification",
+            "model_repository",
+            "model_repository(unload_dependents)",
             "schedule_policy",
             "model_configuration",
             "system_shared_memory",
+            "binary_tensor_data",
             "parameters",
             "statistics",
+            "trace",
+            "logging",
         ]
         index = client.get_model_repository_index().models
     assert sorted((one.name, one.version, one.state) for one in index) == sorted(
@@ -190,9 +195,9 @@ def test_statistics_of_all_models(target: str) -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda client: client.load_model("rnn-onnx"),
-        lambda client: client.get_trace_settings(),
-        lambda client: client.get_log_settings(),
+        lambda client: client.get_cuda_shared_memory_status(),
+        lambda client: client.register_cuda_shared_memory("r", b"aGFuZGxl", 0, 8),
+        lambda client: client.unregister_cuda_shared_memory("r"),
     ],
 )
 def test_extensions_that_are_not_announced_answer_unimplemented(call: Any, target: str) -> None:

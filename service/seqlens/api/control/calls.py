@@ -9,9 +9,12 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from seqlens.api.control.logs import LogCalls
 from seqlens.api.control.memory import MemoryCalls
 from seqlens.api.control.models import ModelCalls
+from seqlens.api.control.repository import RepositoryCalls
 from seqlens.api.control.server import ServerCalls
+from seqlens.api.control.tracing import TraceCalls
 from seqlens.api.core import Core
 from seqlens.errors import NotOffered
 from seqlens_wire.services import OPEN_INFERENCE, method_names
@@ -23,7 +26,8 @@ INFERENCE = ("ModelInfer", "ModelStreamInfer")
 
 def control_calls(core: Core) -> dict[str, ControlCall]:
     """All control calls; those of extensions that are not offered raise ``NotOffered``."""
-    offered = (ServerCalls(core), ModelCalls(core), MemoryCalls(core))
+    kinds = (ServerCalls, ModelCalls, RepositoryCalls, MemoryCalls, TraceCalls, LogCalls)
+    offered = [kind(core) for kind in kinds]
     return {
         name: next((getattr(o, name) for o in offered if hasattr(o, name)), _not_offered(name))
         for name in method_names(OPEN_INFERENCE)

@@ -1,4 +1,4 @@
-"""Calls about models: what they are, what they did, which there are."""
+"""Calls about models: what they are and what they did."""
 
 from seqlens.api.core import Core
 from seqlens.api.describe_models import model_config, model_metadata, model_statistics
@@ -7,11 +7,12 @@ from seqlens_wire.pb import open_inference_pb2 as pb
 
 
 class ModelCalls:
-    """Readiness, metadata, configuration, statistics, and the repository."""
+    """Readiness, metadata, configuration, statistics."""
 
     def __init__(self, core: Core) -> None:
         self._models = core.models
         self._statistics = core.statistics
+        self._lanes = core.lanes
 
     async def ModelReady(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         """Whether the model takes requests; false also for one that does not exist."""
@@ -25,7 +26,7 @@ class ModelCalls:
     async def ModelConfig(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
         """How the model is served."""
         model = self._models.repository.get(request.name, request.version)
-        return pb.ModelConfigResponse(config=model_config(model))
+        return pb.ModelConfigResponse(config=model_config(model, self._lanes))
 
     async def ModelStatistics(
         self, request: pb.ModelStatisticsRequest
@@ -35,20 +36,6 @@ class ModelCalls:
             model_stats=[
                 model_statistics(model, self._statistics.of(model.metric_labels))
                 for model in self._chosen(request.name, request.version)
-            ]
-        )
-
-    async def RepositoryIndex(
-        self, request: pb.RepositoryIndexRequest
-    ) -> pb.RepositoryIndexResponse:
-        """All models of the repository with their states, or only those that are ready."""
-        return pb.RepositoryIndexResponse(
-            models=[
-                pb.RepositoryIndexResponse.ModelIndex(
-                    name=entry.name, version=entry.version, state=entry.state, reason=entry.reason
-                )
-                for entry in self._models.repository.index()
-                if entry.state == "READY" or not request.ready
             ]
         )
 

@@ -7,11 +7,16 @@ from seqlens_wire.pb import open_inference_pb2 as pb
 # What works, and nothing else: calls of all other extensions answer UNIMPLEMENTED.
 EXTENSIONS = (
     "classification",
+    "model_repository",
+    "model_repository(unload_dependents)",
     "schedule_policy",
     "model_configuration",
     "system_shared_memory",
+    "binary_tensor_data",
     "parameters",
     "statistics",
+    "trace",
+    "logging",
 )
 
 
