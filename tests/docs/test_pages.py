@@ -7,7 +7,7 @@ import pytest
 
 from seqlens.cli.app import app
 from seqlens.repository.config import InputConfig, ModelConfig, OutputConfig, config_of, read_keys
-from seqlens_wire.pb import open_inference_pb2, sequences_pb2
+from seqlens_wire.pb import model_config_pb2, open_inference_pb2, sequences_pb2
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 SERVICES = [
@@ -42,6 +42,12 @@ def test_commands_and_their_arguments_are_documented() -> None:
 def test_keys_of_model_yaml_are_documented() -> None:
     keys = {key for of in (ModelConfig, InputConfig, OutputConfig) for key in of.__struct_fields__}
     assert keys <= quoted("model-yaml.md")
+
+
+def test_fields_of_config_pbtxt_are_documented() -> None:
+    page = (REFERENCE.parent / "guide" / "triton-repository.md").read_text()
+    fields = [field.name for field in model_config_pb2.ModelConfig.DESCRIPTOR.fields]
+    assert [name for name in fields if f"`{name}`" not in page] == []
 
 
 def test_example_of_model_yaml_is_valid(tmp_path: Path) -> None:

@@ -194,6 +194,21 @@ async def test_new_labels_are_taken_up_by_a_reload(place: Place) -> None:
     assert place.models.get("m").proof.from_cache
 
 
+async def test_a_changed_config_pbtxt_is_taken_up_by_a_reload(place: Place) -> None:
+    place.write("m", 1)
+    await place.models.load_all()
+    config = place.folder / "m" / "config.pbtxt"
+    config.write_text("max_batch_size: 3 instance_group { count: 2 }")
+    await place.models.load("m")
+    served = place.models.get("m")
+    assert served.scheduler.max_batch_sequences == 3
+    assert "count 2" in served.notes[0]
+    config.write_text("max_batch_size: 3 instance_group { count: 2 } nonsense: 1")
+    with pytest.raises(ModelRejected, match="has no field 'nonsense'"):
+        await place.models.load("m")
+    assert place.models.get("m") is served
+
+
 async def test_a_failed_reload_leaves_the_one_before_serving_and_says_why(place: Place) -> None:
     place.write("m", 1)
     await place.models.load_all()
