@@ -17,6 +17,7 @@ from tritonclient.utils import InferenceServerException
 from seqlens.cli.inspection import show_anatomy
 from seqlens.cli.verification import show_proof
 from seqlens.errors import ModelRejected
+from seqlens.repository.triton import from_triton, parse_triton_json
 from seqlens_client import Client
 
 ONNX = """
@@ -46,6 +47,11 @@ output { name: "y" data_type: TYPE_FP32 dims: [ -1, 5 ] }
 default_model_filename: "net.onnx"
 dynamic_batching { default_queue_policy { default_timeout_microseconds: 1 max_queue_size: 7 } }
 """
+DECLARED = {
+    "words": [("x", "INT64", (-1, -1))],
+    "script": [("INPUT__0", "INT64", (-1, -1)), ("INPUT__1", "INT64", (-1,))],
+    "whole": [("x", "INT64", (-1, -1))],
+}
 BROKEN = {
     "another": ('name: "other"', "name is 'other', but the model's folder is called 'another'"),
     "typo": ("max_batch_sise: 4", "line 1: ModelConfig has no field 'max_batch_sise'"),
@@ -59,6 +65,7 @@ BROKEN = {
         'input { name: "x" data_type: TYPE_FP32 dims: [ -1, -1 ] }',
         "input 'x': data_type is FP32, but the file has INT64",
     ),
+    "planned": ("", "found model.plan"),
     "naming": ('input { name: "z" }', "input 'z' is not in the file, which has x"),
 }
 
@@ -87,6 +94,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / name / "1").mkdir(parents=True)
         onnx.save(model, root / name / "1" / "model.onnx")
         (root / name / "config.pbtxt").write_text(text)
+    (root / "planned" / "1" / "model.onnx").rename(root / "planned" / "1" / "model.plan")
     (root / "README.md").write_text("our models")
     (words / "1" / "model.plan").write_bytes(b"ptrt")
     for extra in ("configs", "warmup", "initial_state"):
@@ -183,8 +191,15 @@ def test_broken_configurations_are_listed_with_reasons_while_others_serve(client
     ready = {key for key, model in index.items() if model.state == "READY"}
     assert ready == {("words", "1"), ("words", "2"), ("script", "1"), ("whole", "1")}
     for name, (_, reason) in BROKEN.items():
-        assert index[name, "1"].reason.startswith("config.pbtxt")
         assert reason in index[name, "1"].reason
+
+
+def test_a_published_configuration_is_one_that_can_be_loaded(client: Any) -> None:
+    for name in ("words", "script", "whole"):
+        published = client.get_model_config(name, as_json=True)["config"]
+        again = from_triton(parse_triton_json(json.dumps(published), "request"), name=name)
+        assert again.signature is not None
+        assert [(t.name, t.datatype, t.shape) for t in again.signature.inputs] == DECLARED[name]
 
 
 def test_inspect_honours_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from seqlens.errors import ModelRejected
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _NAME_RULE = "letters, digits, '.', '_' and '-', a letter or digit first, at most 128 characters"
+_MOST_NAMES = 4  # of files, in a reason
 CONFIG_FILE = "model.yaml"
 TRITON_FILE = "config.pbtxt"
 
@@ -147,20 +148,23 @@ class _Lister:
 
     def _version(self, folder: Path) -> FoundVersion:
         try:
-            files = [e for e in _visible(folder) if e.is_file() and self._reads(e)]
+            files = [e for e in _visible(folder) if e.is_file()]
         except OSError as error:
             return FoundVersion(int(folder.name), None, f"cannot be read: {error.strerror}")
         return self._chosen(int(folder.name), files)
 
     def _chosen(self, version: int, files: list[Path]) -> FoundVersion:
         """The only model file, or the only one called ``model``."""
-        named = [file for file in files if self._without_suffix(file) == "model"]
-        chosen = named or files
+        read = [file for file in files if self._reads(file)]
+        named = [file for file in read if self._without_suffix(file) == "model"]
+        chosen = named or read
         if len(chosen) == 1:
             return FoundVersion(version, chosen[0])
         if not chosen:
             expected = ", ".join(f"model{suffix}" for suffix in self._suffixes)
-            return FoundVersion(version, None, f"no model file; expected one of {expected}")
+            there = ", ".join(file.name for file in files[:_MOST_NAMES]) or "nothing"
+            reason = f"no model file; expected one of {expected}, found {there}"
+            return FoundVersion(version, None, reason)
         names = ", ".join(sorted(file.name for file in chosen))
         return FoundVersion(version, None, f"several model files ({names}): keep one")
 
