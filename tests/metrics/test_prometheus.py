@@ -33,7 +33,7 @@ def test_loading_a_model_shows_its_series_at_zero(
 ) -> None:
     shown = scrape()
     silent = {
-        "seqlens_requests_total": 2 * 3 * 10,  # protocols, methods, codes
+        "seqlens_requests_total": 2 * 3 * 13,  # protocols, methods, codes
         "seqlens_request_duration_seconds_count": 4,  # ranges
         "seqlens_stage_duration_seconds_count": 5 * 4,
         "seqlens_sequences_total": 4,
@@ -106,12 +106,28 @@ def test_latency_bounds_double_from_half_a_millisecond(
 def test_stages_and_sequences_go_under_their_range(
     loaded: PrometheusObserver, lstm: ModelLabels, scrape: LookUp
 ) -> None:
-    loaded.stage_finished(lstm, stage="queue", length=65, seconds=0.5)
+    loaded.stage_finished(lstm, stage="decode", length=65, seconds=0.25)
+    loaded.sequences_ran(
+        lstm,
+        lengths=[65, 3, 70, None],
+        queue_seconds=[0.5, 0.125, 1.0, 0.0],
+        spent=BatchSeconds(build=0.25, compute=2.0, take_apart=0.0),
+    )
     loaded.sequence_finished(lstm, length=65)
     loaded.sequence_finished(lstm, length=None)
     shown = scrape()
-    queue = {"model": "kitten", "architecture": "lstm", "stage": "queue", "length_bucket": "65+"}
-    assert shown.value("seqlens_stage_duration_seconds_sum", **queue) == 0.5
+
+    def seconds(stage: str, span: str) -> tuple[float, float]:
+        labels = {"model": "kitten", "architecture": "lstm", "stage": stage, "length_bucket": span}
+        name = "seqlens_stage_duration_seconds"
+        return shown.value(f"{name}_sum", **labels), shown.value(f"{name}_count", **labels)
+
+    assert seconds("decode", "65+") == (0.25, 1)
+    assert seconds("queue", "65+") == (1.5, 2)
+    assert seconds("batch", "65+") == (0.5, 2)
+    assert seconds("compute", "65+") == (4.0, 2)
+    assert seconds("compute", "1-16") == (2.0, 1)
+    assert seconds("queue", "none") == (0.0, 1)
     assert shown.value("seqlens_sequences_total", length_bucket="65+") == 1
     assert shown.value("seqlens_sequences_total", length_bucket="none") == 1
     assert shown.value("seqlens_sequence_length_tokens_sum", model="kitten") == 65

@@ -8,10 +8,11 @@ from prometheus_client import (
     Counter,
     Gauge,
     GCCollector,
-    Histogram,
     ProcessCollector,
     disable_created_metrics,
 )
+
+from seqlens.metrics.histogram import Histogram
 
 LATENCY_SECONDS = tuple(0.0005 * 2**n for n in range(16))  # 0.0005 to 16.384
 BATCH_SEQUENCES = tuple(2**n for n in range(9))  # 1 to 256

@@ -5,7 +5,9 @@ from collections import Counter as Multiset
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge
+
+from seqlens.metrics.histogram import Histogram
 
 Family = TypeVar("Family", Counter, Gauge, Histogram)
 Key = TypeVar("Key")

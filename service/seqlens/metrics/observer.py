@@ -1,6 +1,6 @@
 """The events that the rest of the server reports. Work code says what happened, no more."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -85,7 +85,17 @@ class Observer(Protocol):
     def stage_finished(
         self, labels: ModelLabels, *, stage: Stage, length: int | None, seconds: float
     ) -> None:
-        """A request, or one sequence of it, went through a stage."""
+        """A request went through a stage."""
+
+    def sequences_ran(
+        self,
+        labels: ModelLabels,
+        *,
+        lengths: Sequence[int | None],
+        queue_seconds: Sequence[float],
+        spent: BatchSeconds,
+    ) -> None:
+        """The sequences of one execution went through the queue, the batch and the model."""
 
     def sequence_finished(self, labels: ModelLabels, *, length: int | None) -> None:
         """One sequence was answered."""

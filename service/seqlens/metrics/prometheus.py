@@ -1,6 +1,7 @@
 """The observer that turns events into Prometheus series."""
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -95,6 +96,27 @@ class PrometheusObserver:
         """Time one stage."""
         if series := self._current.get(labels):
             series.work.stages[stage, self._ranges.label(length)].observe(seconds)
+
+    def sequences_ran(
+        self,
+        labels: ModelLabels,
+        *,
+        lengths: Sequence[int | None],
+        queue_seconds: Sequence[float],
+        spent: BatchSeconds,
+    ) -> None:
+        """Time the stages of each sequence, all those of one range of lengths in one step."""
+        series = self._current.get(labels)
+        if series is None:
+            return
+        queued: defaultdict[str, list[float]] = defaultdict(list)
+        for length, seconds in zip(lengths, queue_seconds, strict=True):
+            queued[self._ranges.label(length)].append(seconds)
+        stages = series.work.stages
+        for span, waits in queued.items():
+            stages["queue", span].observe_all(waits)
+            stages["batch", span].observe_repeatedly(spent.build, len(waits))
+            stages["compute", span].observe_repeatedly(spent.compute, len(waits))
 
     def sequence_finished(self, labels: ModelLabels, *, length: int | None) -> None:
         """Count the sequence under its range of lengths."""

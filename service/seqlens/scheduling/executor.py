@@ -170,12 +170,12 @@ class BatchExecutor:
         return _Run(answers, spent)
 
     def _report(self, unit: BatchUnit, run: _Run, lane: int) -> None:
-        stage_finished = partial(self._observer.stage_finished, self._labels)
-        for answer in run.answers:
-            length = answer.length or None
-            stage_finished(stage="queue", length=length, seconds=answer.queue_seconds)
-            stage_finished(stage="batch", length=length, seconds=answer.build_seconds)
-            stage_finished(stage="compute", length=length, seconds=answer.compute_seconds)
+        self._observer.sequences_ran(
+            self._labels,
+            lengths=[answer.length or None for answer in run.answers],
+            queue_seconds=[answer.queue_seconds for answer in run.answers],
+            spent=run.spent,
+        )
         self._observer.batch_finished(
             self._labels,
             lane=lane,
