@@ -1,7 +1,6 @@
 """HTTP/1.1 on one connection: uvicorn's parser and cycle, with bounds on what clients may do."""
 
 import asyncio
-from collections.abc import Sized
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import SimpleNamespace
@@ -10,11 +9,11 @@ from typing import Any
 import httptools
 from uvicorn import Config
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from seqlens.api.rest.answers import JSON, error_json
+from seqlens.api.rest.flow import Flow
+from seqlens.api.rest.raw_answers import ANY_LENGTH, write_refusal
 from seqlens.settings import LimitSettings
 
 # Of a head, or of chunk extensions and trailers: bytes that bring no part of a body.
@@ -38,7 +37,7 @@ class RestProtocol(HttpToolsProtocol):
 
     - The head of a request has its time and its size; so has a connection for its first.
     - Invalid HTTP is answered in JSON, after the answers to the requests before it.
-    - Pipelined requests are taken from the wire as their turn comes.
+    - Pipelined requests are taken as their turn comes.
     - When the client hangs up, the task that serves its request is cancelled.
     - A client that reads nothing of its answer is cut off.
     - A client that is still sending when the connection ends gets to see why.
@@ -59,20 +58,19 @@ class RestProtocol(HttpToolsProtocol):
         self._task: asyncio.Task[None] | None = None
         self._running: RequestResponseCycle | None = None  # of pipelined requests the first
         self._in_head = False
+        self._replaying = False  # a head that was read before
         self._barren_bytes = 0  # since the head began, or since the last of a body
         self._held = bytearray()  # came, but is not parsed yet
         self._refusal = b""  # to be sent once the answers before it are out
         self._lingering = False
         self._timer: asyncio.TimerHandle | None = None  # for a head, or a body nobody wants
-        self._stall_timer: asyncio.TimerHandle | None = None
-        self._unsent = 0
 
     # Connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the client its time to begin."""
         super().connection_made(transport)
-        self.flow = _Flow(transport, self.pipeline)
+        self.flow = Flow(transport, self.pipeline, self.loop, self._limits.body_timeout_seconds)
         self._answers = SimpleNamespace(
             write=transport.write, is_closing=transport.is_closing, close=self._end
         )
@@ -83,7 +81,6 @@ class RestProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
         self._stop_timer()
-        self._stop_stall_timer()
         self.pipeline.clear()
         if self._busy():
             self._abandon()
@@ -119,13 +116,28 @@ class RestProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # Clients offer another protocol and go on with this one when the server does.
+            self._pass_over_offer()
             if rest := data[upgrade.args[0] :]:
                 self._feed(rest)
         except httptools.HttpParserError:
             self._refuse(HTTPStatus.BAD_REQUEST, "this is not valid HTTP/1.1")
         if not self._deaf():
             self._check_head()
+
+    def _pass_over_offer(self) -> None:
+        """Let the parser read the body of a request that offers to go on in another protocol.
+
+        It would leave that to the other protocol, but the server goes on with this one.
+        """
+        framing = (b"content-length", b"transfer-encoding")
+        lines = [b": ".join(line) for line in self.scope["headers"] if line[0] in framing]
+        if lines:
+            self.cycle.more_body = True
+            self.cycle.message_event.clear()
+            self.parser = httptools.HttpRequestParser(self)
+            self._replaying = True
+            self.parser.feed_data(b"\r\n".join([b"POST / HTTP/1.1", *lines, b"", b""]))
+            self._replaying = False
 
     def _check_head(self) -> None:
         if self._barren_bytes > MAX_HEAD_BYTES:
@@ -143,18 +155,26 @@ class RestProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A head begins."""
+        if self._replaying:
+            return
         self._in_head = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Serve the request, or let it wait for its turn."""
-        if self.parser.get_http_version() == "1.0":
-            self.expect_100_continue = False
+        if self._replaying:
+            return
+        is_old = self.parser.get_http_version() == "1.0"
+        self.expect_100_continue &= not is_old
         super().on_headers_complete()
         self._in_head, self._barren_bytes = False, 0
         self._stop_timer()
         self.headers = []  # trailers must not change what the request was
         self.cycle.transport = self._answers  # type: ignore[assignment]
+        if is_old:
+            # It knows no chunks: an answer without a length ends with the connection.
+            self.cycle.chunked_encoding = False
+            self.cycle.expected_content_length = ANY_LENGTH
         if self._state.draining:
             self.cycle.keep_alive = False
 
@@ -209,7 +229,7 @@ class RestProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: HTTPStatus, text: str) -> None:
         """Answer what cannot be read, after the answers to what could be, and end."""
-        self._refusal = _refusal(status, text)
+        self._refusal = write_refusal(status, text, self.server_state.default_headers)
         self._stop_timer()
         if not self._in_head and self.cycle is not None and self.cycle.more_body:
             # It is the body of the last request that cannot be read.
@@ -282,52 +302,3 @@ class RestProtocol(HttpToolsProtocol):
             self.transport.abort()  # closing would wait for the client to read the rest
         else:
             self.transport.close()
-
-    def pause_writing(self) -> None:
-        """The client is slow to read."""
-        super().pause_writing()
-        self._watch_reader()
-
-    def resume_writing(self) -> None:
-        """It has read."""
-        super().resume_writing()
-        self._stop_stall_timer()
-
-    def _watch_reader(self) -> None:
-        self._unsent = self.transport.get_write_buffer_size()
-        self._stall_timer = self.loop.call_later(
-            self._limits.body_timeout_seconds, self._reader_stalls
-        )
-
-    def _reader_stalls(self) -> None:
-        if self.transport.get_write_buffer_size() < self._unsent:
-            self._watch_reader()
-        else:
-            self.transport.abort()
-
-    def _stop_stall_timer(self) -> None:
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-            self._stall_timer = None
-
-
-class _Flow(FlowControl):
-    """Reads on only while no request waits for its turn, which bounds what can be pipelined."""
-
-    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
-        super().__init__(transport)
-        self._waiting = waiting
-
-    def resume_reading(self) -> None:
-        """Read on, if that may be."""
-        if not self._waiting:
-            super().resume_reading()
-
-
-def _refusal(status: HTTPStatus, text: str) -> bytes:
-    body = error_json({"error": text})
-    head = (
-        f"HTTP/1.1 {status} {status.phrase}\r\ncontent-type: {JSON}\r\n"
-        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-    )
-    return head.encode() + body

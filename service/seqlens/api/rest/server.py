@@ -3,15 +3,18 @@
 import asyncio
 import contextlib
 import socket
+from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from typing import cast
 
 import uvicorn
+from starlette.types import ASGIApp
 
-from seqlens.api.control.calls import ControlCall
-from seqlens.api.core import Core
-from seqlens.api.rest.app import build_app
 from seqlens.api.rest.protocol import RestProtocol, WireState
+from seqlens.settings import LimitSettings
+
+# Waits until no call has begun for so many seconds, but not longer than the second number.
+Quiet = Callable[[float, float], Awaitable[None]]
 
 # Connections that the system accepts while the event loop is busy.
 BACKLOG = 4_096
@@ -22,14 +25,32 @@ QUIET_SECONDS = 0.25
 LAST_ANSWER_SECONDS = 0.5
 
 
+class _Uvicorn(uvicorn.Server):
+    """Says when it listens, and leaves the signals to the rest of the process."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listens = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        self.listens.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Take none."""
+        yield
+
+
 class RestServer:
     """Listens for requests. Must be made inside the running event loop."""
 
-    def __init__(self, core: Core, control: dict[str, ControlCall]) -> None:
-        self._calls = core.calls
-        self._state = WireState(core.settings.limits)
+    def __init__(self, app: ASGIApp, limits: LimitSettings, quiet: Quiet) -> None:
+        self._quiet = quiet
+        self._state = WireState(limits)
         self._config = uvicorn.Config(
-            build_app(core, control),
+            app,
             http=cast(type[asyncio.Protocol], partial(RestProtocol, self._state)),
             ws="none",
             lifespan="off",
@@ -41,9 +62,7 @@ class RestServer:
             proxy_headers=False,
             backlog=BACKLOG,
         )
-        self._server = uvicorn.Server(self._config)
-        # It would take the signals for itself.
-        self._server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
+        self._server = _Uvicorn(self._config)
         self._listening: socket.socket | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -54,6 +73,7 @@ class RestServer:
         # of the requests.
         self._listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
         self._serving = asyncio.create_task(self._server.serve([self._listening]))
+        await self._server.listens.wait()
         return cast(int, self._listening.getsockname()[1])
 
     async def stop(self, seconds: float) -> None:
@@ -65,7 +85,7 @@ class RestServer:
         self._state.draining = True
         for listener in self._server.servers:
             listener.close()
-        await self._calls.quiet(QUIET_SECONDS, at_most=seconds / 2)
+        await self._quiet(QUIET_SECONDS, seconds / 2)
         # None would wait for ever, as long as a client reads nothing of its answer.
         self._config.timeout_graceful_shutdown = max(0.0, end - loop.time())  # type: ignore[assignment]
         self._server.should_exit = True
