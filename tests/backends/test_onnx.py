@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 import torch
 from onnx import ModelProto, helper
@@ -24,7 +25,7 @@ from tests.support.onnx_models import (
 
 from seqlens.backends.base import Device, LoadOptions
 from seqlens.backends.onnx import OnnxBackend
-from seqlens.errors import BackendFailed, DeviceMissing, ModelRejected
+from seqlens.errors import BackendFailed, DeviceMissing, InvalidRequest, ModelRejected
 from seqlens.graphs.anatomy import WIRED_FROM, AnatomyOverrides, InputOverride, InputRole
 from seqlens.graphs.recurrence import LENGTHS_INPUT
 from seqlens.graphs.trial import trial_inputs
@@ -246,3 +247,19 @@ def test_importing_the_backend_imports_no_runtime() -> None:
 
 def test_versions_are_those_of_what_computes() -> None:
     assert {"onnxruntime", "onnx"} <= set(OnnxBackend().versions())
+
+
+def test_texts_reach_the_model_as_they_are(tmp_path: Path) -> None:
+    """ONNX Runtime itself takes bytes for what Python prints of them."""
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    texts (string[batch, 2] x) => (string[batch, 2] y) { y = Identity(x) }
+    """
+    path = saved(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+    engine = OnnxBackend().load(path, CPU)
+    texts = np.array([["naïve".encode(), b""], ["a\0b", "名"]], object)
+    assert engine.run({"x": texts})["y"].tolist() == [["naïve", ""], ["a\0b", "名"]]
+    assert engine.run({"x": texts[:0]})["y"].shape == (0, 2)
+    with pytest.raises(InvalidRequest) as caught:
+        engine.run({"x": np.array([[b"\xff", b""]], object)})
+    assert caught.value.field == "inputs.x"

@@ -12,7 +12,7 @@ from onnx import ModelProto
 from seqlens.backends.base import Capabilities, Device, LoadOptions
 from seqlens.backends.devices import choose_device
 from seqlens.backends.onnx_file import read_file
-from seqlens.errors import BackendFailed, ModelRejected
+from seqlens.errors import BackendFailed, InvalidRequest, ModelRejected
 from seqlens.graphs.anatomy import WIRED_FROM, ModelAnatomy
 from seqlens.graphs.onnx_graph import read_onnx
 from seqlens.graphs.probing import find_anatomy
@@ -157,10 +157,22 @@ def _cuda_devices() -> int:
 def _run(
     session: onnxruntime.InferenceSession, outputs: list[str], inputs: Tensors
 ) -> dict[str, Array]:
+    given = {name: _texts(name, a) if a.dtype.hasobject else a for name, a in inputs.items()}
     try:
-        return dict(zip(outputs, session.run(outputs, dict(inputs)), strict=True))
+        return dict(zip(outputs, session.run(outputs, given), strict=True))
     except Exception as error:
         raise BackendFailed(f"the model refuses this input: {_reason(str(error))}") from error
+
+
+def _texts(name: str, array: Array) -> Array:
+    """Elements as the library wants them: of bytes it would take what Python prints of them."""
+    try:
+        texts = [one.decode() if isinstance(one, bytes) else one for one in array.ravel().tolist()]
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"inputs.{name}", got=f"bytes that are no UTF-8: {error.reason}", expected="texts"
+        ) from None
+    return np.array(texts, object).reshape(array.shape)
 
 
 def _reason(text: str) -> str:

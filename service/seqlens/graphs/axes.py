@@ -236,6 +236,8 @@ def changed_at(entry: InputLayout, array: Array, axis: int, places: Sequence[int
         changed[index] = changed[index] % (limit - 1) + 1 if limit > 2 else 1 - changed[index]
     elif array.dtype.kind == "f":
         changed[index] = 1.5 - changed[index]
+    elif array.dtype.hasobject:
+        changed[index] = changed[index] + b"b"
     else:
         changed[index] = ~changed[index]
     return changed
