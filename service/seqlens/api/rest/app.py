@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,7 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from seqlens.api.control.calls import ControlCall
 from seqlens.api.core import Core
 from seqlens.api.failures import answerable
-from seqlens.api.rest.answers import error_answer, error_body, json_answer
+from seqlens.api.rest import open_inference, sequences
+from seqlens.api.rest.answers import error_answer, error_body
 from seqlens.errors import Draining
 
 # Of a path that does not exist no more than this is repeated to the client.
@@ -22,7 +22,7 @@ _SHOWN_CHARACTERS = 200
 
 def build_app(core: Core, control: dict[str, ControlCall]) -> ASGIApp:
     """Everything that is served over REST."""
-    return App(_health_routes(core))
+    return App([*open_inference.routes(core, control), *sequences.routes(core)])
 
 
 class App:
@@ -75,18 +75,6 @@ class App:
         """Of all routes with the path of the request; Starlette names those of the first only."""
         found = [route for route in self._routes if route.matches(scope)[0] is not Match.NONE]
         return {method for route in found for method in route.methods or ()}
-
-
-def _health_routes(core: Core) -> list[Route]:
-    async def live(request: Request) -> Response:
-        return json_answer(request, {"live": True})
-
-    async def ready(request: Request) -> Response:
-        is_ready = core.ready()
-        status = HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE
-        return json_answer(request, {"ready": is_ready}, status=status)
-
-    return [Route("/v2/health/live", live), Route("/v2/health/ready", ready)]
 
 
 def _close_where_a_body_may_follow(scope: Scope, answer: Response) -> None:
