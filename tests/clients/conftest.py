@@ -4,10 +4,12 @@ The server is a synchronous one: with it no test has a second event loop beside 
 """
 
 import asyncio
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +17,14 @@ import grpc
 import numpy as np
 import pytest
 
-from seqlens_client import AsyncClient, Client, ModelDescription, ModelStatus
+from seqlens_client import (
+    AsyncClient,
+    Client,
+    FileSummary,
+    ModelDescription,
+    ModelStatistics,
+    ModelStatus,
+)
 from seqlens_wire.errors import ErrorDetails, to_metadata
 from seqlens_wire.pb import open_inference_pb2 as oip
 from seqlens_wire.pb import sequences_pb2 as pb
@@ -39,6 +48,8 @@ class FakeModels:
     messages: list[int] = field(default_factory=list)  # sequences in each message of a stream
     options: pb.StreamOptions | None = None
     cancelled: bool = False
+    abandoned: list[Any] = field(default_factory=list)  # one entry for each call given up
+    authorizations: list[str] = field(default_factory=list)  # of each call
 
     # --- inference.GRPCInferenceService
 
@@ -120,14 +131,38 @@ class FakeModels:
 
         return note
 
+    def _note_token(self, context: grpc.ServicerContext) -> None:
+        self.authorizations.append(dict(context.invocation_metadata()).get("authorization", ""))
+
+    def _wait_until_cancelled(self, context: grpc.ServicerContext) -> None:
+        ended = threading.Event()
+        context.add_callback(ended.set)
+        if ended.wait(10):
+            self.abandoned.append(context.code())
+
     def _check_model(self, name: str, context: grpc.ServicerContext) -> None:
         self.calls[name] += 1
+        self._note_token(context)
         if name == "nowhere":
             context.set_trailing_metadata(to_metadata(UNKNOWN))
             context.abort(grpc.StatusCode.NOT_FOUND, "model 'nowhere' is not in the repository")
         if name == "busy":
             context.set_trailing_metadata(to_metadata(BUSY))
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "waiting room is full")
+        if name == "relieved" and self.calls[name] < 3:
+            context.set_trailing_metadata(to_metadata(BUSY))
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "waiting room is full")
+        if name == "full":
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of something")
+        if name == "forbidding":
+            context.set_trailing_metadata([("grpc-retry-pushback-ms", "-1")])
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "never again")
+        if name.startswith("stuck-once") and self.calls[name] == 1:
+            self._wait_until_cancelled(context)
+        if name == "stuck-once-then-down" and self.calls[name] == 2:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "failed to load")
+        if name == "stuck":
+            self._wait_until_cancelled(context)
         if name == "flaky" and self.calls[name] < 3:
             context.abort(grpc.StatusCode.UNAVAILABLE, "being loaded")
         if name == "down":
@@ -183,16 +218,31 @@ class FakeServer:
     models: FakeModels
 
 
-@pytest.fixture
-def fake() -> Iterator[FakeServer]:
+@contextmanager
+def running_fake(credentials: grpc.ServerCredentials | None = None) -> Iterator[FakeServer]:
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
     models = FakeModels()
     add_servicer(server, OPEN_INFERENCE, models)
     add_servicer(server, SEQUENCES, models)
-    port = server.add_insecure_port("127.0.0.1:0")
+    if credentials is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        port = server.add_secure_port("127.0.0.1:0", credentials)
     server.start()
     yield FakeServer(f"127.0.0.1:{port}", models)
     server.stop(None).wait()
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeServer]:
+    with running_fake() as server:
+        yield server
+
+
+@pytest.fixture
+def another_fake() -> Iterator[FakeServer]:
+    with running_fake() as server:
+        yield server
 
 
 class SyncFace:
@@ -227,6 +277,18 @@ class SyncFace:
 
     async def ready(self, *arguments: Any, **options: Any) -> bool:
         return await asyncio.to_thread(self.client.ready, *arguments, **options)
+
+    async def process_file(self, *arguments: Any, **options: Any) -> FileSummary:
+        return await asyncio.to_thread(self.client.process_file, *arguments, **options)
+
+    async def load(self, *arguments: Any, **options: Any) -> None:
+        await asyncio.to_thread(self.client.load, *arguments, **options)
+
+    async def unload(self, *arguments: Any, **options: Any) -> None:
+        await asyncio.to_thread(self.client.unload, *arguments, **options)
+
+    async def statistics(self, *arguments: Any, **options: Any) -> list[ModelStatistics]:
+        return await asyncio.to_thread(self.client.statistics, *arguments, **options)
 
     async def close(self) -> None:
         self.client.close()

@@ -295,34 +295,6 @@ async def test_the_reason_for_ending_a_stream_is_not_lost_while_it_is_written(cl
     await eventually(lambda: len(asyncio.all_tasks()) == 1)
 
 
-async def test_an_overloaded_server_says_when_to_come_back(client: Any) -> None:
-    with pytest.raises(sdk.Overloaded) as caught:
-        await client.infer("busy", [1])
-    assert caught.value.retry_after == 0.25
-
-
-async def test_only_unavailable_is_tried_again(client: Any, fake: Any) -> None:
-    assert (await client.infer("flaky", [1])).length == 1
-    assert fake.models.calls["flaky"] == 3
-    for model in ("busy", "crashing", "nowhere"):
-        with pytest.raises(sdk.SeqLensError):
-            await client.infer(model, [1])
-        assert fake.models.calls[model] == 1
-
-
-async def test_retries_can_be_turned_off(face: Any, fake: Any) -> None:
-    client = face(fake.address, retries=0)
-    with pytest.raises(sdk.Unavailable, match="failed to load"):
-        await client.infer("down", [1])
-    assert fake.models.calls["down"] == 1
-    await client.close()
-
-
-def test_more_retries_than_grpc_makes_are_refused(face: Any) -> None:
-    with pytest.raises(ValueError, match="retries: got 5, expected from 0 to 4"):
-        face("127.0.0.1:1", retries=5)
-
-
 async def test_a_failing_server_is_not_the_callers_fault(client: Any) -> None:
     with pytest.raises(sdk.ServerError, match="internal error 4f2a"):
         await client.infer("crashing", [1])

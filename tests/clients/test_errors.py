@@ -34,7 +34,10 @@ def test_every_status_has_a_class_and_both_ways_give_the_same(code: grpc.StatusC
         ("UNAVAILABLE", sdk.Unavailable),
         ("CANCELLED", sdk.Cancelled),
         ("INTERNAL", sdk.ServerError),
-        ("UNIMPLEMENTED", sdk.ServerError),
+        ("FAILED_PRECONDITION", sdk.ServerError),
+        ("UNIMPLEMENTED", sdk.NotOffered),
+        ("UNAUTHENTICATED", sdk.NotAuthenticated),
+        ("PERMISSION_DENIED", sdk.NotPermitted),
         ("A_CODE_OF_TOMORROW", sdk.ServerError),
     ],
 )
@@ -50,3 +53,20 @@ def test_a_sequence_may_say_when_to_come_back() -> None:
     error = SequenceError(code="RESOURCE_EXHAUSTED", retry_after_seconds=1.5)
     assert error_of_sequence(error, 0).retry_after == 1.5
     assert error_of_sequence(SequenceError(code="RESOURCE_EXHAUSTED"), 0).retry_after is None
+
+
+def test_an_error_has_all_its_parts_and_can_be_moved_to_another_place() -> None:
+    error = SequenceError(
+        code="RESOURCE_EXHAUSTED",
+        message="full",
+        field="model_name",
+        got="9",
+        expected="less",
+        retry_after_seconds=2,
+    )
+    moved = error_of_sequence(error, 3).at(4)
+    assert type(moved) is sdk.Overloaded
+    assert (moved.code, moved.message, moved.index) == ("RESOURCE_EXHAUSTED", "full", 4)
+    assert (moved.field, moved.got, moved.expected) == ("model_name", "9", "less")
+    assert moved.retry_after == 2
+    assert str(moved) == "sequence 4: full"

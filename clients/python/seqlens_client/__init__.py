@@ -25,28 +25,42 @@ from seqlens_client._errors import (
     DeadlineExceeded,
     InvalidInput,
     ModelNotFound,
+    NotAuthenticated,
+    NotOffered,
+    NotPermitted,
     Overloaded,
     SeqLensError,
     ServerError,
     Unavailable,
 )
+from seqlens_client._files.job import FileSummary
+from seqlens_client._frames import to_frame
 from seqlens_client._results import Result
+from seqlens_client._rows import to_row
+from seqlens_client._security import tls
 from seqlens_client._sequences import OneSequence
+from seqlens_client._statistics import BatchStatistics, ModelStatistics, Times
 from seqlens_client._sync import Client
 
 __all__ = [
     "AsyncClient",
     "AttentionSite",
+    "BatchStatistics",
     "Cancelled",
     "Client",
     "CostPoint",
     "DeadlineExceeded",
+    "FileSummary",
     "InputAnatomy",
     "InvalidInput",
     "Limits",
     "ModelDescription",
     "ModelNotFound",
+    "ModelStatistics",
     "ModelStatus",
+    "NotAuthenticated",
+    "NotOffered",
+    "NotPermitted",
     "OneSequence",
     "OutputAnatomy",
     "Overloaded",
@@ -56,5 +70,9 @@ __all__ = [
     "Result",
     "SeqLensError",
     "ServerError",
+    "Times",
     "Unavailable",
+    "tls",
+    "to_frame",
+    "to_row",
 ]

@@ -1,6 +1,6 @@
 """What can go wrong, as one tree of exceptions."""
 
-from typing import Any
+from typing import Any, Self
 
 import grpc
 
@@ -15,8 +15,10 @@ class SeqLensError(Exception):
     """Base of all errors of this package.
 
     ``code`` is the name of the gRPC status. ``field`` names the part of the request at fault,
-    ``got`` what came and ``expected`` what would have been right; each may be empty. ``index`` is
-    the position of the sequence at fault among those given, None if the whole call failed.
+    ``got`` what came and ``expected`` what would have been right; each may be empty.
+    ``retry_after`` is the time in seconds after which the server welcomes the same request again,
+    None if it did not say. ``index`` is the position of the sequence at fault among those given,
+    None if the whole call failed.
     """
 
     def __init__(
@@ -30,7 +32,12 @@ class SeqLensError(Exception):
         self.message, self.code, self.index = message, code, index
         self.field, self.got, self.expected = details.field, details.got, details.expected
         self.retry_after = details.retry_after_seconds
+        self._details = details
         super().__init__(message if index is None else f"sequence {index}: {message}")
+
+    def at(self, index: int) -> Self:
+        """The same error of the sequence in another place."""
+        return type(self)(self.message, code=self.code, details=self._details, index=index)
 
 
 class InvalidInput(SeqLensError):
@@ -42,11 +49,7 @@ class ModelNotFound(SeqLensError):
 
 
 class Overloaded(SeqLensError):
-    """The model has as much waiting work as it may have.
-
-    ``retry_after`` is the time in seconds after which the server expects room, None if it did
-    not say.
-    """
+    """The model has as much waiting work as it may have: ``retry_after`` says how long."""
 
 
 class DeadlineExceeded(SeqLensError):
@@ -61,8 +64,20 @@ class Cancelled(SeqLensError):
     """The call was cancelled by closing the client, or the client had been closed before."""
 
 
+class NotAuthenticated(SeqLensError):
+    """The server asks for a token, and the client has none, or one that it does not know."""
+
+
+class NotPermitted(SeqLensError):
+    """The server knows the caller, or need not, and still does not let clients do this."""
+
+
+class NotOffered(SeqLensError):
+    """The server does not have this call, or not this part of it."""
+
+
 class ServerError(SeqLensError):
-    """The server failed, or does not offer what was asked for."""
+    """The server failed, or what it was told to load cannot be served."""
 
 
 _KINDS: dict[str, type[SeqLensError]] = {
@@ -73,6 +88,9 @@ _KINDS: dict[str, type[SeqLensError]] = {
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "UNAVAILABLE": Unavailable,
     "CANCELLED": Cancelled,
+    "UNAUTHENTICATED": NotAuthenticated,
+    "PERMISSION_DENIED": NotPermitted,
+    "UNIMPLEMENTED": NotOffered,
 }
 
 
@@ -103,6 +121,11 @@ def error_of_tensor(error: TensorError, index: int | None = None) -> InvalidInpu
     """The error of values that cannot be sent at all."""
     details = ErrorDetails(error.field, error.got, error.expected)
     return InvalidInput(str(error), code="INVALID_ARGUMENT", details=details, index=index)
+
+
+def invalid(field: str, got: str, expected: str, index: int | None = None) -> InvalidInput:
+    """The error of an argument that is wrong, whatever the server."""
+    return error_of_tensor(TensorError(field, got=got, expected=expected), index)
 
 
 def client_closed() -> Cancelled:

@@ -18,6 +18,7 @@ from seqlens_client._descriptions import (
 from seqlens_client._errors import error_of_tensor
 from seqlens_client._results import Result
 from seqlens_client._sequences import Prepared, pack_group
+from seqlens_client._statistics import ModelStatistics, read_statistics
 from seqlens_wire.datatypes import Array, TensorError, datatype_of
 from seqlens_wire.pb import open_inference_pb2 as oip
 from seqlens_wire.pb import sequences_pb2
@@ -134,6 +135,28 @@ def describe(model: str, version: str) -> Operation[ModelDescription]:
 def models() -> Operation[list[ModelStatus]]:
     """All models of the repository."""
     return Operation("inference", "RepositoryIndex", oip.RepositoryIndexRequest(), read_index)
+
+
+def load(model: str) -> Operation[None]:
+    """Load a model of the repository, or load it anew."""
+    request = oip.RepositoryModelLoadRequest(model_name=model)
+    return Operation("inference", "RepositoryModelLoad", request, _read_nothing)
+
+
+def unload(model: str) -> Operation[None]:
+    """Stop serving a model."""
+    request = oip.RepositoryModelUnloadRequest(model_name=model)
+    return Operation("inference", "RepositoryModelUnload", request, _read_nothing)
+
+
+def _read_nothing(response: Message) -> None:
+    """The answer says no more than that it was done."""
+
+
+def statistics(model: str | None, version: str) -> Operation[list[ModelStatistics]]:
+    """What the server has counted."""
+    request = oip.ModelStatisticsRequest(name=model or "", version=version)
+    return Operation("inference", "ModelStatistics", request, read_statistics)
 
 
 def ready(model: str | None, version: str) -> Operation[bool]:

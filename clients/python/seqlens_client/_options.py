@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 
-class CallOptions(TypedDict, total=False):
-    """Of ``infer``."""
+class SequenceOptions(TypedDict, total=False):
+    """Of every call that runs sequences."""
 
     version: str
     outputs: Sequence[str] | None
@@ -13,7 +13,13 @@ class CallOptions(TypedDict, total=False):
     priority: int
 
 
-class StreamingOptions(CallOptions, total=False):
+class CallOptions(SequenceOptions, total=False):
+    """Of ``infer``."""
+
+    hedge_after: float | None
+
+
+class StreamingOptions(SequenceOptions, total=False):
     """Of ``stream``."""
 
     window: int

@@ -1,9 +1,15 @@
 """The answer to one sequence."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from seqlens_wire.datatypes import Array
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,3 +34,13 @@ class Result:
         if len(self.outputs) != 1:
             raise ValueError(f"not one output but several: {', '.join(self.outputs)}")
         return next(iter(self.outputs.values()))
+
+    def to_frame(self, *, per_step: Collection[str] | None = None) -> pandas.DataFrame:
+        """A table of one row for each position if there are outputs for each, else of one row.
+
+        Its columns and ``per_step`` are those of ``seqlens_client.to_frame``. Raises
+        ``ImportError`` without pandas.
+        """
+        from seqlens_client._frames import to_frame
+
+        return to_frame([self], per_step=per_step)

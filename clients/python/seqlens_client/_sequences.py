@@ -7,7 +7,7 @@ from typing import Any, TypeGuard, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from seqlens_client._errors import error_of_tensor
+from seqlens_client._errors import error_of_tensor, invalid
 from seqlens_wire.datatypes import Array, TensorError, datatype_of
 from seqlens_wire.pb import sequences_pb2
 from seqlens_wire.ragged import pack
@@ -85,12 +85,20 @@ def prepare(sequence: OneSequence, index: int | None = None) -> Prepared:
     Raises ``InvalidInput`` with ``index`` for what cannot be an array of a datatype of the wire.
     """
     if isinstance(sequence, str):
-        return Prepared(sequence, {})
+        return Prepared(_checked_text(sequence, index), {})
     named = sequence if isinstance(sequence, Mapping) else {ONLY_INPUT: sequence}
     if not named:
-        unfit = TensorError("inputs", got="an empty mapping", expected="an array for each input")
-        raise error_of_tensor(unfit, index)
+        raise invalid("inputs", "an empty mapping", "an array for each input", index)
     return Prepared(None, {name: _array(name, value, index) for name, value in named.items()})
+
+
+def _checked_text(text: str, index: int | None) -> str:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise invalid("sequence", "half a surrogate pair", "a text", index) from None
+    return text
 
 
 def _array(name: str, value: ArrayLike, index: int | None) -> Array:
@@ -103,11 +111,10 @@ def _array(name: str, value: ArrayLike, index: int | None) -> Array:
     except TensorError as error:
         raise error_of_tensor(error, index) from None
     except ValueError:
-        unfit = TensorError(field, got="rows of different lengths", expected="a regular array")
-        raise error_of_tensor(unfit, index) from None
+        unfit = invalid(field, "rows of different lengths", "a regular array", index)
+        raise unfit from None
     if array.dtype.kind == "O" and not all(isinstance(v, (bytes, str)) for v in array.flat):
-        unfit = TensorError(field, got="a mixture of objects", expected="numbers or strings")
-        raise error_of_tensor(unfit, index)
+        raise invalid(field, "a mixture of objects", "numbers or strings", index)
     return array
 
 
@@ -121,10 +128,20 @@ def grouped(
     """
     if not isinstance(sequences, Sequence):
         limit = 1
+    prepared = (prepare(sequence, index) for index, sequence in enumerate(sequences))
+    return in_messages(prepared, limit)
+
+
+def in_messages(sequences: Iterable[Prepared | None], limit: int) -> Iterator[list[Prepared]]:
+    """The same of sequences that are prepared. At None a message goes off with what is there."""
     group: list[Prepared] = []
     size = 0
-    for index, sequence in enumerate(sequences):
-        prepared = prepare(sequence, index)
+    for prepared in sequences:
+        if prepared is None:
+            if group:
+                yield group
+                group, size = [], 0
+            continue
         size += prepared.byte_count
         if group and (size > MESSAGE_BYTES or prepared.form != group[0].form):
             yield group

@@ -1,60 +1,76 @@
 """The client for threads, over gRPC's synchronous channel."""
 
+import math
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, Unpack, overload
+from typing import Any, Self, TypeVar
 
 import grpc
 from numpy.typing import ArrayLike
 
 from seqlens_client import _operations as operations
 from seqlens_client._answers import Outcome
+from seqlens_client._calls import InferenceCalls
 from seqlens_client._descriptions import ModelDescription, ModelStatus
-from seqlens_client._errors import SeqLensError, Unavailable, client_closed, error_of_call
-from seqlens_client._exchange import LIST_WINDOW, Exchange
-from seqlens_client._operations import Operation, Selection
-from seqlens_client._options import CallOptions, StreamingOptions
-from seqlens_client._results import Result
-from seqlens_client._sequences import (
-    ManySequences,
-    OneSequence,
-    Prepared,
-    grouped,
-    prepare_all,
+from seqlens_client._errors import (
+    Overloaded,
+    SeqLensError,
+    Unavailable,
+    client_closed,
+    error_of_call,
 )
-from seqlens_client._transport import MAX_MESSAGE_BYTES, ChannelSettings, Stubs, deadline
+from seqlens_client._exchange import Exchange
+from seqlens_client._files.job import FileJob, FileSummary
+from seqlens_client._files.request import FileRequest
+from seqlens_client._hedging import hedged
+from seqlens_client._operations import Operation, Selection
+from seqlens_client._patience import TimeLeft, deadline, pause
+from seqlens_client._results import Result
+from seqlens_client._sequences import OneSequence, Prepared, grouped
+from seqlens_client._statistics import ModelStatistics
+from seqlens_client._transport import Stubs
 from seqlens_wire.datatypes import Array
 from seqlens_wire.pb.sequences_pb2 import ProcessStreamRequest
 
 T = TypeVar("T")
 
 
-class Client:
+class Client(
+    InferenceCalls[
+        Result,
+        list[Result],
+        list[Result | SeqLensError],
+        Iterable[OneSequence],
+        Iterator[Result],
+        Iterator[Result | SeqLensError],
+        Iterator[tuple[int, Result]],
+        Iterator[tuple[int, Result | SeqLensError]],
+        FileSummary,
+    ]
+):
     """Calls a SeqLens server. May be used by several threads at the same time.
 
-    ``target`` is ``host:port``. ``timeout`` is the time in seconds that a call may take unless
-    it says otherwise. ``retries`` (0 to 4) is how often gRPC repeats a call that found the server
-    unavailable. ``credentials`` are those of ``grpc.ssl_channel_credentials``; None: no TLS.
-    ``max_message_bytes`` bounds a message in either direction.
+    ``target`` is ``host:port``, or any other target of gRPC; if it stands for several servers,
+    calls go to each in turn. ``timeout`` is the time in seconds that a call may take, all its
+    attempts together, unless it says otherwise. ``retries`` (0 to 4) is how often a call is
+    repeated that found the server unavailable, or overloaded and saying when to come again.
+    After ``hedge_after`` seconds without an answer ``infer`` asks a second time and takes the
+    first answer (None: never). ``max_message_bytes`` bounds a message in either direction.
+
+    ``credentials`` are those of ``tls()``; None: no TLS. ``token`` goes with every call as
+    ``authorization: Bearer``. Without TLS anybody on the way can read it: use it so within one
+    machine or behind a proxy that adds TLS.
 
     Every method raises ``SeqLensError``; its subclasses say which kind.
     """
 
-    def __init__(
-        self,
-        target: str,
-        *,
-        timeout: float = 30.0,
-        retries: int = 3,
-        credentials: grpc.ChannelCredentials | None = None,
-        max_message_bytes: int = MAX_MESSAGE_BYTES,
-    ) -> None:
-        self._timeout = timeout
-        self._channel = ChannelSettings(target, retries, max_message_bytes, credentials).open()
+    def _connect(self) -> None:
+        self._channel = self._settings.open()
         self._stubs = Stubs(self._channel)
-        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -82,152 +98,13 @@ class Client:
                 raise client_closed() from None
             raise
 
-    @overload
-    def infer(  # type: ignore[overload-overlap]  # a str is one text, not many
-        self,
-        model: str,
-        sequence: OneSequence,
-        *,
-        return_errors: Literal[False] = False,
-        **options: Unpack[CallOptions],
-    ) -> Result: ...
-    @overload
-    def infer(
-        self,
-        model: str,
-        sequence: ManySequences,
-        *,
-        return_errors: Literal[False] = False,
-        **options: Unpack[CallOptions],
-    ) -> list[Result]: ...
-    @overload
-    def infer(
-        self,
-        model: str,
-        sequence: ManySequences,
-        *,
-        return_errors: Literal[True],
-        **options: Unpack[CallOptions],
-    ) -> list[Result | SeqLensError]: ...
-    def infer(
-        self,
-        model: str,
-        sequence: OneSequence | ManySequences,
-        *,
-        version: str = "",
-        outputs: Sequence[str] | None = None,
-        timeout: float | None = None,
-        priority: int = 0,
-        return_errors: bool = False,
-    ) -> Any:
-        """Run one sequence, or a list of them, each of its own length.
-
-        One sequence is a text, a list of token ids or other numbers, an array whose first axis is
-        time, or a mapping from input names to such arrays. A list of any of these gives a list of
-        results in the same order; it travels in as few messages as is good for the server.
-
-        ``outputs`` names those wanted (None: all); ``timeout`` is the time in seconds for the
-        whole call (``math.inf``: no limit); ``priority`` 1 goes first, larger numbers later, 0 is
-        the server's default. A bad sequence in a list raises its error, with ``index`` set, as
-        soon as it is known, or with ``return_errors`` takes its place in the list.
-        """
-        selection = Selection(model, version, outputs, priority)
-        prepared = prepare_all(sequence)
-        if isinstance(prepared, Prepared):
-            return self._run(operations.process_one(selection, prepared), timeout)
-        if len(prepared) == 1:  # in one message a call of its own is cheaper than a stream
-            group = operations.process_group(selection, *prepared, return_errors=return_errors)
-            return self._run(group, timeout)
-        return self._infer_many(selection, prepared, timeout, return_errors)
-
     def _infer_many(
-        self,
-        selection: Selection,
-        groups: list[list[Prepared]],
-        timeout: float | None,
-        return_errors: bool,
+        self, exchange: Exchange, groups: list[list[Prepared]], seconds: float | None
     ) -> list[Outcome]:
-        seconds = deadline(timeout, self._timeout)
-        exchange = Exchange(
-            selection,
-            window=LIST_WINDOW,
-            keep_order=False,
-            return_errors=return_errors,
-            timeout=seconds,
-        )
         outcomes = dict(self._exchange(exchange, groups, seconds))
         return [outcomes[index] for index in range(len(outcomes))]
 
-    @overload
-    def stream(
-        self,
-        model: str,
-        sequences: Iterable[OneSequence],
-        *,
-        keep_order: Literal[True] = True,
-        return_errors: Literal[False] = False,
-        **options: Unpack[StreamingOptions],
-    ) -> Iterator[Result]: ...
-    @overload
-    def stream(
-        self,
-        model: str,
-        sequences: Iterable[OneSequence],
-        *,
-        keep_order: Literal[True] = True,
-        return_errors: Literal[True],
-        **options: Unpack[StreamingOptions],
-    ) -> Iterator[Result | SeqLensError]: ...
-    @overload
-    def stream(
-        self,
-        model: str,
-        sequences: Iterable[OneSequence],
-        *,
-        keep_order: Literal[False],
-        return_errors: Literal[False] = False,
-        **options: Unpack[StreamingOptions],
-    ) -> Iterator[tuple[int, Result]]: ...
-    @overload
-    def stream(
-        self,
-        model: str,
-        sequences: Iterable[OneSequence],
-        *,
-        keep_order: Literal[False],
-        return_errors: Literal[True],
-        **options: Unpack[StreamingOptions],
-    ) -> Iterator[tuple[int, Result | SeqLensError]]: ...
-    def stream(
-        self,
-        model: str,
-        sequences: Iterable[OneSequence],
-        *,
-        version: str = "",
-        outputs: Sequence[str] | None = None,
-        timeout: float | None = None,
-        priority: int = 0,
-        window: int = 64,
-        keep_order: bool = True,
-        return_errors: bool = False,
-    ) -> Any:
-        """Send sequences as they come and yield results as they come.
-
-        ``sequences`` may be endless; it is read on another thread, never more than ``window``
-        sequences ahead of the answers. Yields results in the order of the sequences, or with
-        ``keep_order=False`` pairs of a sequence's index and its result, as soon as each is ready.
-
-        ``timeout`` is the time in seconds for each sequence at the server; the stream itself may
-        last as long as it likes. A bad sequence raises its error, which ends the stream, or with
-        ``return_errors`` takes its place in it. Other arguments are as for ``infer``.
-        """
-        exchange = Exchange(
-            Selection(model, version, outputs, priority),
-            window=window,
-            keep_order=keep_order,
-            return_errors=return_errors,
-            timeout=deadline(timeout, self._timeout),
-        )
+    def _stream(self, exchange: Exchange, sequences: Iterable[OneSequence]) -> Iterator[Any]:
         return self._exchange(exchange, grouped(sequences, exchange.group_limit), None)
 
     def _exchange(
@@ -236,7 +113,9 @@ class Client:
         room = threading.Event()
         requests = _requests(exchange, groups, room)
         with self._told_if_closed():
-            call = self._stubs.sequences.ProcessStream(requests, timeout=seconds)
+            call = self._stubs.sequences.ProcessStream(
+                requests, timeout=seconds, metadata=self._settings.metadata
+            )
         try:
             for response in call:
                 outcomes = exchange.outcomes(response)
@@ -251,6 +130,11 @@ class Client:
             call.cancel()
         exchange.finish()
 
+    def _process_file(self, request: FileRequest) -> FileSummary:
+        model = self.describe(request.model, version=request.version)
+        exchange = partial(self._exchange, seconds=None)
+        return FileJob(request, model, exchange, lambda: self._closed).run()
+
     def infer_tensors(
         self,
         model: str,
@@ -260,13 +144,14 @@ class Client:
         outputs: Sequence[str] | None = None,
         timeout: float | None = None,
         priority: int = 0,
+        hedge_after: float | None = None,
     ) -> dict[str, Array]:
         """Run whole tensors by the Open Inference Protocol: batch axis and padding included.
 
         Works with every server of the protocol. Arrays are sent in their own datatype.
         """
         selection = Selection(model, version, outputs, priority)
-        return self._run(operations.infer_tensors(selection, inputs), timeout)
+        return self._run(operations.infer_tensors(selection, inputs), timeout, hedge_after)
 
     def models(self, *, timeout: float | None = None) -> list[ModelStatus]:
         """All models of the server's repository, ready or not."""
@@ -277,6 +162,24 @@ class Client:
     ) -> ModelDescription:
         """What was found in a model, how it is served, and the proof that batching is safe."""
         return self._run(operations.describe(model, version), timeout)
+
+    def load(self, model: str, *, timeout: float | None = None) -> None:
+        """Load a model of the server's repository, or load it anew with its newest files.
+
+        Returns when it takes requests; the one that was loaded before serves until then. Allow
+        for the time in which the server proves and measures the model.
+        """
+        self._run(operations.load(model), timeout)
+
+    def unload(self, model: str, *, timeout: float | None = None) -> None:
+        """Stop serving a model. Its requests under way are answered."""
+        self._run(operations.unload(model), timeout)
+
+    def statistics(
+        self, model: str | None = None, *, version: str = "", timeout: float | None = None
+    ) -> list[ModelStatistics]:
+        """What the server has counted since it loaded each version of one model, or of all."""
+        return self._run(operations.statistics(model, version), timeout)
 
     def ready(
         self, model: str | None = None, *, version: str = "", timeout: float | None = None
@@ -291,14 +194,33 @@ class Client:
         except Unavailable:
             return False
 
-    def _run(self, operation: Operation[T], timeout: float | None) -> T:
-        call = self._stubs.method(operation)
+    def _run(
+        self, operation: Operation[T], timeout: float | None, hedge_after: float | None = math.inf
+    ) -> T:
+        left = TimeLeft(deadline(timeout, self._timeout))
+        begin = partial(self._begin, operation, left)
+        hedge = deadline(hedge_after, self._hedge_after)
+        for retries in range(self._settings.retries, -1, -1):
+            try:
+                with self._told_if_closed():
+                    response = begin(wait=True) if hedge is None else hedged(begin, hedge)
+                return operation.read(response)
+            except Overloaded as error:
+                seconds = pause(error, retries=retries, seconds=left.seconds())
+                if seconds is None:
+                    raise
+                time.sleep(seconds)
+        raise AssertionError("the last attempt is not followed by a pause")
+
+    def _begin(self, operation: Operation[T], left: TimeLeft, *, wait: bool = False) -> Any:
+        method = self._stubs.method(operation)
+        options = {"timeout": left.seconds(), "metadata": self._settings.metadata}
+        if not wait:
+            return method.future(operation.request, **options)
         try:
-            with self._told_if_closed():
-                response = call(operation.request, timeout=deadline(timeout, self._timeout))
+            return method(operation.request, **options)
         except grpc.RpcError as error:
             raise error_of_call(error) from error
-        return operation.read(response)
 
 
 def _requests(

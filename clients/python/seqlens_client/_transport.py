@@ -1,14 +1,14 @@
-"""How a channel is set up: sizes, keepalive, retries."""
+"""How a channel is set up: sizes, keepalive, retries, credentials."""
 
 import json
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import grpc.aio
 
 from seqlens_client._operations import Operation
+from seqlens_client._security import check_token
 from seqlens_wire.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from seqlens_wire.pb.sequences_pb2_grpc import SequenceServiceStub
 
@@ -26,22 +26,40 @@ class ChannelSettings:
     retries: int
     max_message_bytes: int
     credentials: grpc.ChannelCredentials | None
+    token: str | None = field(repr=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.retries <= MAX_RETRIES:
             raise ValueError(f"retries: got {self.retries}, expected from 0 to {MAX_RETRIES}")
+        if self.token is not None:
+            check_token(self.token)
 
     def open(self) -> grpc.Channel:
         """A channel for threads."""
-        if self.credentials is None:
+        credentials = self._all_credentials()
+        if credentials is None:
             return grpc.insecure_channel(self.target, self.options())
-        return grpc.secure_channel(self.target, self.credentials, self.options())
+        return grpc.secure_channel(self.target, credentials, self.options())
 
     def open_aio(self) -> grpc.aio.Channel:
         """A channel for the running event loop."""
-        if self.credentials is None:
+        credentials = self._all_credentials()
+        if credentials is None:
             return grpc.aio.insecure_channel(self.target, self.options())
-        return grpc.aio.secure_channel(self.target, self.credentials, self.options())
+        return grpc.aio.secure_channel(self.target, credentials, self.options())
+
+    def _all_credentials(self) -> grpc.ChannelCredentials | None:
+        if self.credentials is None or self.token is None:
+            return self.credentials
+        of_calls = grpc.access_token_call_credentials(self.token)
+        return grpc.composite_channel_credentials(self.credentials, of_calls)
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes with every call: over plaintext, where gRPC refuses credentials, the token."""
+        if self.credentials is not None or self.token is None:
+            return ()
+        return (("authorization", f"Bearer {self.token}"),)
 
     def options(self) -> list[tuple[str, Any]]:
         """Channel arguments."""
@@ -57,9 +75,13 @@ class ChannelSettings:
         ]
 
     def _service_config(self) -> dict[str, Any]:
-        """Retries by gRPC itself: of UNAVAILABLE only, and fewer the more of them fail."""
+        """Calls go to all servers of the target in turn; gRPC itself retries some of them.
+
+        Retries are of UNAVAILABLE only, and fewer the more of them fail.
+        """
+        balancing: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
         if not self.retries:
-            return {}
+            return balancing
         policy = {
             "maxAttempts": self.retries + 1,
             "initialBackoff": "0.05s",
@@ -67,7 +89,7 @@ class ChannelSettings:
             "backoffMultiplier": 2,
             "retryableStatusCodes": ["UNAVAILABLE"],
         }
-        return {
+        return balancing | {
             "methodConfig": [{"name": [{}], "retryPolicy": policy}],
             "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
         }
@@ -87,9 +109,3 @@ class Stubs:
     def method(self, operation: Operation[Any]) -> Any:
         """The callable that makes this call."""
         return getattr(getattr(self, operation.service), operation.method)
-
-
-def deadline(timeout: float | None, default: float) -> float | None:
-    """Seconds for gRPC: ``timeout`` or the default; None, no deadline, for infinity."""
-    seconds = default if timeout is None else timeout
-    return None if math.isinf(seconds) else seconds

@@ -1,0 +1,1 @@
+"""Running a model over a file: rows in, rows with answers out, from where it stopped."""
