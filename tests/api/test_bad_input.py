@@ -324,7 +324,7 @@ def test_texts_to_a_model_without_tokenizer(channel: grpc.Channel) -> None:
         SequenceServiceStub(channel).ProcessBatch(message)
     assert caught.value.code() is INVALID
     details = from_metadata(caught.value.trailing_metadata())
-    assert (details.field, details.got) == ("texts", "texts")
+    assert (details.field, details.got) == ("texts", "a text")
     assert "no tokenizer" in details.expected
 
 

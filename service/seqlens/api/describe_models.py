@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 
 from seqlens.api.declared import declared_inputs, declared_outputs, declared_shape
 from seqlens.api.statistics import Duration, ModelCounts
-from seqlens.api.validation import optional
 from seqlens.graphs.anatomy import InputAnatomy, OutputAnatomy
 from seqlens.repository.loading import LoadedModel
 from seqlens.scheduling.strategy import Strategy
@@ -65,7 +64,7 @@ def _properties(model: LoadedModel) -> dict[str, str]:
         "strategy": model.decision.strategy.value,
         "precision": anatomy.precision,
         "max_length": str(model.max_length),
-        "optional_inputs": ",".join(spec.name for spec in anatomy.inputs if optional(spec)),
+        "optional_inputs": ",".join(spec.name for spec in anatomy.inputs if spec.optional),
         "batch_axes": _axes((spec.name, spec.batch_axis) for spec in anatomy.inputs),
         "time_axes": _axes((spec.name, spec.time_axis) for spec in anatomy.inputs),
         "state_tensors": ",".join(
@@ -104,7 +103,7 @@ def model_config(model: LoadedModel, lanes: int) -> model_config_pb2.ModelConfig
             name=spec.name,
             data_type=_data_type(spec.datatype),
             dims=declared_shape(model, spec)[int(batch_first) :],
-            optional=optional(spec),
+            optional=spec.optional,
         )
         if _value_a_row(model, spec):
             entry.dims.append(1)

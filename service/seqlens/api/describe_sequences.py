@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from seqlens.api.validation import optional
 from seqlens.graphs.anatomy import AttentionSite, InputAnatomy, OutputAnatomy, RecurrentLayer
 from seqlens.repository.loading import LoadedModel
 from seqlens.repository.verify import Proof
@@ -59,7 +58,7 @@ def _input(spec: InputAnatomy) -> pb.InputAnatomy:
         time_axis=spec.time_axis,
         vocabulary_size=spec.vocabulary_size,
         mask_marks=spec.mask_marks,
-        made_by_server=optional(spec),
+        made_by_server=spec.optional,
         added_by_server=spec.added_by_server,
         state_output=spec.state_output,
     )

@@ -96,6 +96,7 @@ class Inference:
         """
         most = model.max_length * MAX_CHARACTERS_PER_TOKEN
         ids = iter(await _token_ids(model, requests, most))
+        limits = length_limits(model)
         checked: list[InputSequence | SeqLensError] = []
         for request in requests:
             try:
@@ -108,7 +109,7 @@ class Inference:
                     if isinstance(token_ids, SeqLensError):
                         raise token_ids
                     inputs = (text_tensor(model.anatomy, token_ids),)
-                sequence = check_sequence(model.anatomy, inputs, length_limits(model))
+                sequence = check_sequence(model.anatomy, inputs, limits)
                 checked.append(_as_it_runs(model, sequence))
             except SeqLensError as error:
                 checked.append(error)

@@ -10,7 +10,6 @@ from seqlens.api.validation import (
     check_names,
     check_sequence_shape,
     describe_sequence,
-    optional,
     refuse_values,
     with_defaults,
     wrong_values,
@@ -30,7 +29,7 @@ def check_sequence(
     the model takes floats. Raises ``InvalidRequest``, also for lengths, masks and positions:
     without padding they say nothing, and the server makes them itself.
     """
-    tensors = [_named(anatomy, tensor) for tensor in tensors]
+    tensors = [one if one.name else _named(anatomy, one) for one in tensors]
     check_names(anatomy, [tensor.name for tensor in tensors])
     arrays = {tensor.name: _checked(anatomy, tensor) for tensor in tensors}
     length = _length(anatomy, arrays, limits)
@@ -41,9 +40,8 @@ def check_sequence(
 
 
 def _named(anatomy: ModelAnatomy, tensor: NamedTensor) -> NamedTensor:
-    if tensor.name:
-        return tensor
-    needed = [spec.name for spec in anatomy.inputs if not optional(spec)]
+    """The tensor under the name of the only input that callers must give."""
+    needed = [spec.name for spec in anatomy.inputs if not spec.optional]
     if len(needed) == 1:
         return replace(tensor, name=needed[0])
     raise InvalidRequest("inputs", got="a tensor without a name", expected=", ".join(needed))
@@ -66,8 +64,11 @@ def _checked(anatomy: ModelAnatomy, tensor: NamedTensor) -> Array:
 
 
 def _length(anatomy: ModelAnatomy, arrays: Mapping[str, Array], limits: LengthLimits) -> int:
-    timed = [s for s in anatomy.sequence_inputs if s.time_axis is not None and s.name in arrays]
-    lengths = {spec.name: len(arrays[spec.name]) for spec in timed}
+    lengths = {
+        spec.name: len(arrays[spec.name])
+        for spec in anatomy.sequence_inputs
+        if spec.time_axis is not None and spec.name in arrays
+    }
     if not lengths:
         return 0
     first, length = next(iter(lengths.items()))
@@ -87,7 +88,7 @@ def text_tensor(anatomy: ModelAnatomy, token_ids: Array) -> NamedTensor:
 
     Raises ``InvalidRequest`` when the model needs more than ids, or none.
     """
-    needed = [spec for spec in anatomy.inputs if not optional(spec)]
+    needed = [spec for spec in anatomy.inputs if not spec.optional]
     if len(needed) == 1 and needed[0].vocabulary_size is not None:
         return NamedTensor(needed[0].name, "INT64", token_ids)
     raise InvalidRequest(

@@ -20,6 +20,9 @@ from seqlens.sequences import Array, Tensors
 
 def check_names(anatomy: ModelAnatomy, names: Sequence[str]) -> None:
     """Refuse inputs that are unknown, doubled or missing."""
+    given = set(names)
+    if len(given) == len(names) and anatomy.needed_names <= given <= anatomy.input_names:
+        return
     known = [spec.name for spec in anatomy.inputs]
     for name, count in Counter(names).items():
         if name not in known:
@@ -31,7 +34,7 @@ def check_names(anatomy: ModelAnatomy, names: Sequence[str]) -> None:
         if count > 1:
             raise InvalidRequest(f"inputs.{name}", got=f"{count} times", expected="once")
     for spec in anatomy.inputs:
-        if spec.name not in names and not optional(spec):
+        if spec.name not in names and not spec.optional:
             raise InvalidRequest(f"inputs.{spec.name}", got="nothing", expected=describe(spec))
 
 
@@ -41,25 +44,20 @@ def _suggestion(name: str, known: Sequence[str]) -> str:
 
 
 def _expected_names(anatomy: ModelAnatomy) -> str:
-    needed = [repr(spec.name) for spec in anatomy.inputs if not optional(spec)]
-    rest = [repr(spec.name) for spec in anatomy.inputs if optional(spec)]
+    needed = [repr(spec.name) for spec in anatomy.inputs if not spec.optional]
+    rest = [repr(spec.name) for spec in anatomy.inputs if spec.optional]
     text = ", ".join(needed)
     return f"{text}; optional: {', '.join(rest)}" if rest else text
-
-
-def optional(spec: InputAnatomy) -> bool:
-    """Whether callers may leave the input out: made by the server, a state, or with a default."""
-    sizes = [size for axis, size in enumerate(spec.shape) if axis != spec.batch_axis]
-    from_zero = spec.role is InputRole.STATE and min(sizes, default=1) >= 0
-    return spec.made_by_server or spec.default is not None or from_zero
 
 
 def with_defaults(anatomy: ModelAnatomy, inputs: Tensors, length: int) -> Tensors:
     """The inputs of one sequence, with those of its left out ones that have a default."""
     left_out = {
-        spec.name: np.full((length, *sequence_shape(spec)[1:]), default, NUMPY_TYPES[spec.datatype])
-        for spec in anatomy.sequence_inputs
-        if (default := spec.default) is not None and spec.name not in inputs
+        spec.name: np.full(
+            (length, *spec.sequence_shape[1:]), spec.default, NUMPY_TYPES[spec.datatype]
+        )
+        for spec in anatomy.default_inputs
+        if spec.name not in inputs
     }
     return {**inputs, **left_out} if left_out else inputs
 
@@ -88,31 +86,26 @@ def check_tensor(spec: InputAnatomy, tensor: NamedTensor) -> None:
         raise InvalidRequest(
             f"inputs.{spec.name}.datatype", got=tensor.datatype, expected=spec.datatype
         )
-    free = {spec.batch_axis, spec.time_axis}
-    expected = tuple(-1 if axis in free else size for axis, size in enumerate(spec.shape))
-    _check_against(f"inputs.{spec.name}.shape", tensor.array.shape, expected)
+    _check_shape(spec, tensor.array.shape, spec.open_shape)
 
 
 def check_sequence_shape(spec: InputAnatomy, array: Array) -> None:
     """The same for the shape of one sequence: without batch axis, the time axis first."""
-    _check_against(f"inputs.{spec.name}.shape", array.shape, sequence_shape(spec))
+    _check_shape(spec, array.shape, spec.sequence_shape)
 
 
-def sequence_shape(spec: InputAnatomy) -> tuple[int, ...]:
-    """Shape of the input for one sequence: no batch axis, time first; -1: any size."""
-    rest = [s for axis, s in enumerate(spec.shape) if axis not in (spec.batch_axis, spec.time_axis)]
-    return (-1, *rest) if spec.time_axis is not None else tuple(rest)
-
-
-def _check_against(field: str, shape: Sequence[int], expected: Sequence[int]) -> None:
-    if len(shape) != len(expected):
-        raise InvalidRequest(
-            field,
-            got=f"{show_shape(shape)}, rank {len(shape)}",
-            expected=f"{show_shape(expected)}, rank {len(expected)}",
-        )
-    if any(want not in (-1, size) for size, want in zip(shape, expected, strict=True)):
-        raise InvalidRequest(field, got=show_shape(shape), expected=show_shape(expected))
+def _check_shape(spec: InputAnatomy, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    rank = len(expected)
+    if len(shape) == rank and all(
+        want in (-1, size) for size, want in zip(shape, expected, strict=True)
+    ):
+        return
+    ranks = (f", rank {len(shape)}", f", rank {rank}") if len(shape) != rank else ("", "")
+    raise InvalidRequest(
+        f"inputs.{spec.name}.shape",
+        got=show_shape(shape) + ranks[0],
+        expected=show_shape(expected) + ranks[1],
+    )
 
 
 def check_length(field: str, length: int, limits: LengthLimits) -> None:
@@ -137,7 +130,8 @@ def wrong_values(spec: InputAnatomy, array: Array) -> NDArray[np.bool_] | None:
     if not array.size:
         return None
     if spec.vocabulary_size is not None and array.dtype.kind in "iu":
-        if array.min() >= 0 and array.max() < spec.vocabulary_size:
+        # As an unsigned number a negative id is a very large one: one look is enough.
+        if array.view(f"u{array.itemsize}").max() < spec.vocabulary_size:
             return None
         return np.asarray((array < 0) | (array >= spec.vocabulary_size))
     if spec.role in (InputRole.SEQUENCE, InputRole.STATE) and array.dtype.kind == "f":
@@ -167,7 +161,7 @@ def describe(spec: InputAnatomy) -> str:
 
 def describe_sequence(spec: InputAnatomy) -> str:
     """Datatype and shape of an input for one ragged sequence, for people."""
-    return f"{spec.datatype} {show_shape(sequence_shape(spec))}"
+    return f"{spec.datatype} {show_shape(spec.sequence_shape)}"
 
 
 def show_shape(shape: Sequence[int]) -> str:

@@ -53,7 +53,7 @@ class Architecture(StrEnum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: what every sequence asks for is computed once and kept
 class InputAnatomy:
     """One input. Axes count from 0; None means that the input has no such axis."""
 
@@ -74,6 +74,26 @@ class InputAnatomy:
     def made_by_server(self) -> bool:
         """Whether the server can make this input itself when the caller leaves it out."""
         return self.role in _MADE_BY_SERVER
+
+    @cached_property
+    def optional(self) -> bool:
+        """Whether callers may leave it out: made by the server, a state, or with a default."""
+        sizes = [size for axis, size in enumerate(self.shape) if axis != self.batch_axis]
+        from_zero = self.role is InputRole.STATE and min(sizes, default=1) >= 0
+        return self.made_by_server or self.default is not None or from_zero
+
+    @cached_property
+    def sequence_shape(self) -> tuple[int, ...]:
+        """Shape for one sequence: no batch axis, time first; -1: any size."""
+        axes = (self.batch_axis, self.time_axis)
+        rest = [size for axis, size in enumerate(self.shape) if axis not in axes]
+        return (-1, *rest) if self.time_axis is not None else tuple(rest)
+
+    @cached_property
+    def open_shape(self) -> tuple[int, ...]:
+        """The shape with any size on the batch and the time axis."""
+        axes = (self.batch_axis, self.time_axis)
+        return tuple(-1 if axis in axes else size for axis, size in enumerate(self.shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +196,21 @@ class ModelAnatomy:
     def input(self, name: str) -> InputAnatomy | None:
         """The input of this name."""
         return self._inputs_by_name.get(name)
+
+    @cached_property
+    def input_names(self) -> frozenset[str]:
+        """Names of all inputs."""
+        return frozenset(self._inputs_by_name)
+
+    @cached_property
+    def needed_names(self) -> frozenset[str]:
+        """Names of the inputs that callers must give."""
+        return frozenset(one.name for one in self.inputs if not one.optional)
+
+    @cached_property
+    def default_inputs(self) -> tuple[InputAnatomy, ...]:
+        """The sequence inputs that have a default."""
+        return tuple(one for one in self.sequence_inputs if one.default is not None)
 
     @cached_property
     def _inputs_by_name(self) -> dict[str, InputAnatomy]:

@@ -27,7 +27,7 @@ from seqlens.api.rest.infer_message import InferMessage, Input, Output, given
 from seqlens.api.rest.json_data import BINARY_ONLY, read_data
 from seqlens.api.rest.json_text import read_json
 from seqlens.api.shared_memory import SharedMemory
-from seqlens.api.validation import check_names, check_outputs, describe, optional
+from seqlens.api.validation import check_names, check_outputs, describe
 from seqlens.errors import InvalidRequest
 from seqlens.graphs.anatomy import InputAnatomy, ModelAnatomy
 from seqlens.sequences import Array
@@ -221,7 +221,7 @@ def _decode(data: bytes, datatype: str, shape: Sequence[int], field: str) -> Arr
 
 def _read_bytes_alone(body: bytes, anatomy: ModelAnatomy) -> TensorRequest:
     """A body that is nothing but the one input of a batch of one; all outputs are bytes as well."""
-    needed = [spec for spec in anatomy.inputs if not optional(spec)]
+    needed = [spec for spec in anatomy.inputs if not spec.optional]
     if len(needed) != 1:
         raise InvalidRequest(
             HEADER,
