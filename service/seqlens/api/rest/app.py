@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from seqlens.api.control.calls import ControlCall
 from seqlens.api.core import Core
 from seqlens.api.failures import answerable
-from seqlens.api.rest import open_inference, sequences
+from seqlens.api.rest import open_inference, openapi, sequences
 from seqlens.api.rest.answers import error_answer, error_body
 from seqlens.errors import Draining
 
@@ -22,7 +22,7 @@ _SHOWN_CHARACTERS = 200
 
 def build_app(core: Core, control: dict[str, ControlCall]) -> ASGIApp:
     """Everything that is served over REST."""
-    return App([*open_inference.routes(core, control), *sequences.routes(core)])
+    return App([*open_inference.routes(core, control), *sequences.routes(core), *openapi.routes()])
 
 
 class App:

@@ -26,14 +26,22 @@ from seqlens.repository.loading import LoadedModel
 from seqlens.repository.states import ModelEntry
 from seqlens.sequences import SequenceAnswer, array_bytes
 
-_NOTHING = msgspec.Raw(b"null")
+_SEQUENCE = {
+    "description": "A text for the tokenizer, a nested list for the only input, time first, or "
+    "an object of inputs.",
+    "anyOf": [{"type": "string"}, {"type": "array"}, {"type": "object"}],
+}
+_One = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema=_SEQUENCE)]
+_Many = Annotated[
+    msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "array", "items": _SEQUENCE})
+]
 
 
 class ProcessRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Sequences of one model, each of its own length."""
+    """Sequences of one model, each of its own length: ``sequences``, or a single ``sequence``."""
 
-    sequences: msgspec.Raw = _NOTHING
-    sequence: msgspec.Raw = _NOTHING
+    sequences: _Many | msgspec.UnsetType = msgspec.UNSET
+    sequence: _One | msgspec.UnsetType = msgspec.UNSET
     outputs: list[str] | None = None
     priority: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] = 0
     timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
@@ -84,7 +92,7 @@ class _Endpoints:
             asked = await off_loop_if_large(len(body), read_json, _REQUEST, body)
             read = partial(self._read, asked, len(body))
             batch = await answer_batch(core, call, _batch_request(name, asked), read)
-            if asked.sequence != _NOTHING:
+            if asked.sequence is not msgspec.UNSET:
                 _raise_if_wrong(batch)
             with call.encoding():
                 size = JSON_COST * _answer_bytes(batch)
@@ -97,17 +105,17 @@ class _Endpoints:
     async def _read(
         self, asked: ProcessRequest, size: int
     ) -> Sequence[SequenceRequest | SeqLensError]:
-        many, one = asked.sequences != _NOTHING, asked.sequence != _NOTHING
-        if (many and one) or not (many or one):
-            raise InvalidRequest(
-                "sequences",
-                got="sequence as well" if one else "nothing",
-                expected="sequences, a list, or sequence, a single one",
-            )
-        if one:
-            return [await off_loop_if_large(size, read_sequence, bytes(asked.sequence))]
-        most = self._core.settings.limits.max_message_sequences
-        return await off_loop_if_large(size, read_sequences, bytes(asked.sequences), most)
+        many, one = asked.sequences, asked.sequence
+        if isinstance(many, msgspec.Raw) and one is msgspec.UNSET:
+            most = self._core.settings.limits.max_message_sequences
+            return await off_loop_if_large(size, read_sequences, bytes(many), most)
+        if isinstance(one, msgspec.Raw) and many is msgspec.UNSET:
+            return [await off_loop_if_large(size, read_sequence, bytes(one))]
+        raise InvalidRequest(
+            "sequences",
+            got="nothing" if many is msgspec.UNSET else "sequence as well",
+            expected="sequences, a list, or sequence, a single one",
+        )
 
     def _entry(self, entry: ModelEntry) -> Json:
         models = self._core.models
