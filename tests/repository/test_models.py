@@ -106,7 +106,7 @@ async def test_a_version_that_is_asked_for_and_missing_is_in_the_index(place: Pl
     assert "not there" in place.entry("m", "4").reason
 
 
-@pytest.mark.parametrize("version", ["7", "0", "-1", "01", "x", "1.0", "\u0661"])
+@pytest.mark.parametrize("version", ["7", "0", "-1", "01", "x", "1.0", "\u0661", "9" * 5_000])
 async def test_what_is_not_there_is_not_found(place: Place, version: str) -> None:
     place.write("m", 1)
     await place.models.load_all()

@@ -119,10 +119,11 @@ class Repository:
         model = self._models[name]
         if not version:
             return model.highest(f"model {name!r}")
-        number = int(version) if version.isdecimal() and version.isascii() else 0
-        if number not in model.slots or str(number) != version:
-            raise ModelNotFound(name, version, ", ".join(str(n) for n in sorted(model.slots) if n))
-        return model.slots[number].serving(f"model {name!r} version {version!r}")
+        # Compared as texts: Python refuses to make numbers of thousands of digits.
+        slots = {str(number): slot for number, slot in sorted(model.slots.items()) if number}
+        if version not in slots:
+            raise ModelNotFound(name, version, ", ".join(slots))
+        return slots[version].serving(f"model {name!r} version {version!r}")
 
     def index(self) -> list[ModelEntry]:
         """All models and versions that are known, sorted."""
