@@ -94,10 +94,15 @@ proto: $(VENV)/.test-ready ## generate the protobuf code anew
 dashboards: $(VENV)/.test-ready ## generate the Grafana dashboard anew
 	$(BIN)/python dashboards/grafana/generate.py
 
+.PHONY: docs
+docs: $(VENV)/.test-ready ## write the tables of the reference pages anew
+	$(BIN)/python docs/generate.py
+
 .PHONY: bench
 bench: $(VENV)/.test-ready build/.exported ## measure against the offline limits
 	$(BIN)/python benchmarks/offline.py
 	$(BIN)/python benchmarks/serve.py
+	$(BIN)/python benchmarks/wire.py
 
 .PHONY: clean
 clean: ## remove what was built; the virtual environment stays

@@ -33,7 +33,7 @@ class SeqLensError(Exception):
 
 
 class InvalidRequest(SeqLensError):
-    """The request itself is wrong: repeating it cannot help."""
+    """A name, datatype, shape, value or parameter is wrong: the same request will fail again."""
 
     grpc_code, http_status = "INVALID_ARGUMENT", HTTPStatus.BAD_REQUEST
 
@@ -49,11 +49,11 @@ class SequenceTooLong(InvalidRequest):
 
 
 class MessageTooLarge(InvalidRequest):
-    """A message asks for more sequences, or holds a longer name or text, than it may."""
+    """A message asks for more sequences, or holds a longer name or text, than the limits allow."""
 
 
 class AnswerTooLarge(InvalidRequest):
-    """The answer does not fit into one message."""
+    """The answer is larger than ``limits.max_message_bytes``: ask for less in one message."""
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(
@@ -80,7 +80,7 @@ class ModelNotFound(SeqLensError):
 
 
 class ModelNotReady(SeqLensError):
-    """The model is known but loading, unloading or failed."""
+    """The model is known but loading, unloading or failed; the text says which and why."""
 
     grpc_code, http_status = "UNAVAILABLE", HTTPStatus.SERVICE_UNAVAILABLE
 
@@ -92,7 +92,10 @@ class Draining(SeqLensError):
 
 
 class Overloaded(SeqLensError):
-    """The model's waiting room is full; ``retry_after_seconds`` says when room is expected."""
+    """The model's waiting room is full; ``retry_after_seconds`` says when room is expected.
+
+    Over gRPC that is ``grpc-retry-pushback-ms``, over REST ``Retry-After``.
+    """
 
     grpc_code, http_status = "RESOURCE_EXHAUSTED", HTTPStatus.TOO_MANY_REQUESTS
 
@@ -102,7 +105,7 @@ class Overloaded(SeqLensError):
 
 
 class DeadlinePassed(SeqLensError):
-    """The time allowed for the request ran out before its work was started."""
+    """The time allowed for the request ran out before its work began."""
 
     grpc_code, http_status = "DEADLINE_EXCEEDED", HTTPStatus.GATEWAY_TIMEOUT
 
@@ -119,25 +122,25 @@ class BodyTooLarge(SeqLensError):
 
 
 class BodyTooSlow(SeqLensError):
-    """The body of an HTTP request did not arrive in the time allowed."""
+    """The body of an HTTP request did not arrive within ``limits.body_timeout_seconds``."""
 
     grpc_code, http_status = "DEADLINE_EXCEEDED", HTTPStatus.REQUEST_TIMEOUT
 
 
 class UnknownEncoding(SeqLensError):
-    """The body of an HTTP request is compressed in a way that is not known."""
+    """The body of an HTTP request is compressed in another way than gzip or deflate."""
 
     grpc_code, http_status = "INVALID_ARGUMENT", HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
 
 class NotAuthenticated(SeqLensError):
-    """The request carries no key, or one that is not known."""
+    """The server asks for a key, and the request carries none, or one that it does not know."""
 
     grpc_code, http_status = "UNAUTHENTICATED", HTTPStatus.UNAUTHORIZED
 
 
 class NotPermitted(SeqLensError):
-    """The settings do not let clients do that."""
+    """The settings do not let clients load, unload or replace models."""
 
     grpc_code, http_status = "PERMISSION_DENIED", HTTPStatus.FORBIDDEN
 

@@ -22,12 +22,12 @@ from seqlens_wire.services import OPEN_INFERENCE, method_names
 ControlCall = Callable[[Any], Awaitable[Message]]
 
 INFERENCE = ("ModelInfer", "ModelStreamInfer")
+KINDS = (ServerCalls, ModelCalls, RepositoryCalls, MemoryCalls, TraceCalls, LogCalls)
 
 
 def control_calls(core: Core) -> dict[str, ControlCall]:
     """All control calls; those of extensions that are not offered raise ``NotOffered``."""
-    kinds = (ServerCalls, ModelCalls, RepositoryCalls, MemoryCalls, TraceCalls, LogCalls)
-    offered = [kind(core) for kind in kinds]
+    offered = [kind(core) for kind in KINDS]
     return {
         name: next((getattr(o, name) for o in offered if hasattr(o, name)), _not_offered(name))
         for name in method_names(OPEN_INFERENCE)

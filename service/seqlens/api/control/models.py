@@ -19,12 +19,12 @@ class ModelCalls:
         return pb.ModelReadyResponse(ready=self._models.ready(request.name, request.version))
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
-        """Inputs, outputs, and what was found in the model."""
+        """Versions, platform, inputs, outputs, and in ``properties`` what was found."""
         model = self._models.repository.get(request.name, request.version)
         return model_metadata(model, self._models.versions(model.name))
 
     async def ModelConfig(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
-        """How the model is served."""
+        """How the model is served, in the form that perf_analyzer reads."""
         model = self._models.repository.get(request.name, request.version)
         return pb.ModelConfigResponse(config=model_config(model, self._lanes))
 

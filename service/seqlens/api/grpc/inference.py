@@ -19,7 +19,7 @@ class GrpcInference:
     async def ModelInfer(
         self, request: pb.ModelInferRequest, context: Context
     ) -> pb.ModelInferResponse:
-        """Answer whole tensors."""
+        """Answer whole tensors; their rows are scheduled each by itself."""
         with self._core.calls.watch("grpc", "infer", lambda: why_left(context)) as call:
             return await answer(self._core, call, request, context)
 

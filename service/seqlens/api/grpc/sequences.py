@@ -29,7 +29,7 @@ class GrpcSequenceService:
     async def ProcessBatch(
         self, request: pb.ProcessBatchRequest, context: Context
     ) -> pb.ProcessBatchResponse:
-        """Answer many ragged sequences, each with its answer or its error."""
+        """Answer many ragged sequences or texts of one message, each with its answer or error."""
         with self._core.calls.watch("grpc", "batch", lambda: why_left(context)) as call:
             urgency = Urgency(deadline_in(context.time_remaining()), request.priority)
             batch = await answer_batch(
@@ -54,7 +54,7 @@ class GrpcSequenceService:
     async def ProcessStream(
         self, requests: AsyncIterator[pb.ProcessStreamRequest], context: Context
     ) -> AsyncGenerator[pb.ProcessStreamResponse, None]:
-        """Answer sequences as they come, within a window."""
+        """Answer sequences as they come, as ready or in order, within a window."""
         options = await _read_options(requests)
         caller = Caller("grpc", context.time_remaining, lambda: why_left(context))
         stream = Streaming(self._core, options, caller)
@@ -67,7 +67,7 @@ class GrpcSequenceService:
     async def DescribeModel(
         self, request: pb.DescribeModelRequest, context: Context
     ) -> pb.DescribeModelResponse:
-        """What was found in a model, how it is served, and the proof."""
+        """What was found in a model, how it is served, the proof, limits, and cost by length."""
         models = self._core.models
         model = models.repository.get(request.model_name, request.model_version)
         return describe_model(model, models.versions(model.name))
