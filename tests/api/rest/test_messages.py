@@ -1,6 +1,5 @@
 """Control messages as JSON, with protobuf's own writer as the other side."""
 
-from base64 import b64encode
 from typing import Any
 
 import pytest
@@ -152,15 +151,14 @@ def test_index_takes_a_body_or_none() -> None:
     )
 
 
-def test_load_takes_parameters_of_all_kinds_and_files_in_base64() -> None:
-    data = bytes(range(256))
-    body = b'{"parameters":{"config":"{}","unload_dependents":true,"n":-5,"file:1/m.onnx":"%s"}}'
-    request = messages.read_load("r", "m", body % b64encode(data))
+def test_load_takes_parameters_of_all_kinds() -> None:
+    body = b'{"parameters":{"config":"{}","unload_dependents":true,"n":-5,"file:1/m.onnx":"AP8="}}'
+    request = messages.read_load("r", "m", body)
     assert (request.repository_name, request.model_name) == ("r", "m")
     assert request.parameters["config"].string_param == "{}"
     assert request.parameters["unload_dependents"].bool_param is True
     assert request.parameters["n"].int64_param == -5
-    assert request.parameters["file:1/m.onnx"].bytes_param == data
+    assert request.parameters["file:1/m.onnx"].string_param == "AP8="
     assert messages.read_load("", "m", b"") == pb.RepositoryModelLoadRequest(model_name="m")
     unload = messages.read_unload("", "m", b'{"parameters":{"unload_dependents":false}}')
     assert unload.model_name == "m"
@@ -202,9 +200,6 @@ def test_log_settings_keep_their_kinds() -> None:
         ("load", b'{"parameters":[]}', "parameters"),
         ("load", b'{"parameters":{"config":{}}}', "parameters.config"),
         ("load", b'{"parameters":{"n":9223372036854775808}}', "parameters.n"),
-        ("load", b'{"parameters":{"file:1/m":"%"}}', "parameters.file:1/m"),
-        ("load", '{"parameters":{"file:1/m":"é"}}'.encode(), "parameters.file:1/m"),
-        ("load", b'{"parameters":{"file:1/m":"AA"}}', "parameters.file:1/m"),
         ("region", b"", "body"),
         ("region", b"{}", "key"),
         ("region", b'{"key":"k"}', "byte_size"),

@@ -4,7 +4,7 @@ The forms are those of the reference server, which are not always those of the m
 64-bit numbers are numbers, and its settings and lists stand bare.
 """
 
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from typing import Annotated, Any
 
 import msgspec
@@ -13,7 +13,6 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from seqlens.api.rest.json_text import read_json
-from seqlens.errors import InvalidRequest
 from seqlens_wire.pb import open_inference_pb2 as pb
 
 Json = dict[str, Any]
@@ -138,7 +137,7 @@ def read_index(repository: str, text: bytes) -> pb.RepositoryIndexRequest:
 
 
 def read_load(repository: str, model: str, text: bytes) -> pb.RepositoryModelLoadRequest:
-    """Of a body that may be empty. Parameters ``file:...`` are base64."""
+    """Of a body that may be empty. Parameters ``file:...`` stay texts in base64."""
     return pb.RepositoryModelLoadRequest(
         repository_name=repository, model_name=model, parameters=_parameters(text)
     )
@@ -190,15 +189,9 @@ def _parameters(text: bytes) -> dict[str, pb.ModelRepositoryParameter]:
 
 
 def _parameter(name: str, text: bytes) -> pb.ModelRepositoryParameter:
-    field = f"parameters.{name}"
-    value = read_json(_PARAMETER, text, field)
+    value = read_json(_PARAMETER, text, f"parameters.{name}")
     if isinstance(value, bool):
         return pb.ModelRepositoryParameter(bool_param=value)
     if isinstance(value, int):
         return pb.ModelRepositoryParameter(int64_param=value)
-    if not name.startswith("file:"):
-        return pb.ModelRepositoryParameter(string_param=value)
-    try:
-        return pb.ModelRepositoryParameter(bytes_param=b64decode(value, validate=True))
-    except ValueError:  # of characters beyond ASCII; binascii.Error is one as well
-        raise InvalidRequest(field, got="no base64", expected="a file in base64") from None
+    return pb.ModelRepositoryParameter(string_param=value)
