@@ -4,13 +4,15 @@ The server is a synchronous one: with it no test has a second event loop beside 
 """
 
 import asyncio
+import json
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -47,6 +49,7 @@ class FakeModels:
     calls: Counter[str] = field(default_factory=Counter)
     messages: list[int] = field(default_factory=list)  # sequences in each message of a stream
     options: pb.StreamOptions | None = None
+    leaves_after: int | None = None  # messages of a stream
     cancelled: bool = False
     abandoned: list[Any] = field(default_factory=list)  # one entry for each call given up
     authorizations: list[str] = field(default_factory=list)  # of each call
@@ -106,7 +109,7 @@ class FakeModels:
             self.messages.append(len(request.sequences.ids))
             if self.options.model_name == "hasty":
                 return
-            if self.options.model_name == "forgetful":
+            if self.options.model_name.startswith("forgetful"):
                 continue
             responses = list(stream_answers(request.sequences))
             if self.options.model_name == "backwards" and not self.options.keep_order:
@@ -114,6 +117,10 @@ class FakeModels:
             if self.options.model_name == "twice":
                 responses *= 2
             yield from responses
+            if self.leaves_after is not None and len(self.messages) >= self.leaves_after:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "shutting down")
+        if self.options.model_name == "forgetful-for-ever":
+            self._wait_until_cancelled(context)
 
     def DescribeModel(  # noqa: N802
         self, request: pb.DescribeModelRequest, context: grpc.ServicerContext
@@ -212,6 +219,15 @@ def stream_answers(message: pb.StreamSequences) -> Iterator[pb.ProcessStreamResp
         yield pb.ProcessStreamResponse(ids=[sequence_id], answers=one, model_version=VERSION)
 
 
+def write_lines(path: Path, values: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    return path
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 @dataclass
 class FakeServer:
     address: str
@@ -243,6 +259,14 @@ def fake() -> Iterator[FakeServer]:
 def another_fake() -> Iterator[FakeServer]:
     with running_fake() as server:
         yield server
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("it did not come true within five seconds")
 
 
 class SyncFace:

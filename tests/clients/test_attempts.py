@@ -3,7 +3,6 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -11,19 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.clients.conftest import eventually
 
 import seqlens_client as sdk
 from seqlens_client._patience import pause, settles
 from seqlens_wire.errors import ErrorDetails
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("it did not come true within five seconds")
-
 
 # --- retries
 

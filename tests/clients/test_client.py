@@ -4,23 +4,15 @@ import asyncio
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from tests.clients.conftest import eventually
 
 import seqlens_client as sdk
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("it did not come true within five seconds")
-
 
 # --- one sequence
 

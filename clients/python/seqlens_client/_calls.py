@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypeVar, Unpack, overload
 import grpc
 
 from seqlens_client import _operations as operations
+from seqlens_client._errors import invalid
 from seqlens_client._exchange import LIST_WINDOW, Exchange
 from seqlens_client._files.request import (
     FileFormat,
@@ -22,12 +23,7 @@ from seqlens_client._files.request import (
 from seqlens_client._operations import Operation, Selection
 from seqlens_client._options import CallOptions, StreamingOptions
 from seqlens_client._patience import deadline
-from seqlens_client._sequences import (
-    ManySequences,
-    OneSequence,
-    Prepared,
-    prepare_all,
-)
+from seqlens_client._sequences import ManySequences, OneSequence, Prepared, prepare_all
 from seqlens_client._transport import MAX_MESSAGE_BYTES, ChannelSettings
 
 One = TypeVar("One")
@@ -248,17 +244,18 @@ class InferenceCalls(
         ``score``. A row that cannot be answered has its ``error`` instead, or with
         ``stop_at_error`` raises it. Few rows are held in memory, however large the file.
 
-        If the process is killed, at most the rows under way are lost: the same call with the same
-        source and model goes on behind the last whole row; beside the destination
-        ``DESTINATION.job`` says whose it is. With ``restart`` it starts anew, over whatever is
-        there. ``progress`` shows a bar on standard error, if that is a terminal and tqdm is
-        installed. ``timeout`` is for each row at the server.
+        If the process is killed, only rows under way are lost: the same call goes on behind the
+        last whole row, if ``DESTINATION.job`` says that source, model version and form are the
+        same. With ``restart`` it starts anew, over whatever is there. ``progress`` shows a bar on
+        a terminal where tqdm is installed. ``timeout`` is for each row at the server.
 
         Raises ``InvalidInput`` for a destination of another job, ``OSError`` for files that cannot
         be read or written, and errors that are not a row's, such as ``Unavailable``.
         """
         source = Path(source)
         target = default_destination(source) if destination is None else Path(destination)
+        if source.resolve() == target.resolve():
+            raise invalid("destination", "the source itself", "another file")
         return self._process_file(
             FileRequest(
                 model=model,

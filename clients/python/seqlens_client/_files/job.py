@@ -196,7 +196,8 @@ class _Writer:
         """Write rows up to the first that stops the job, and raise that one's error."""
         stop = next((i for i, (_, outcome) in enumerate(settled) if self._stops(outcome)), None)
         done = settled[:stop]
-        self._file.write(b"".join(self._line(row.columns, outcome) for row, outcome in done))
+        for row, outcome in done:
+            self._file.write(self._line(row.columns, outcome))
         # What is flushed outlives this process, however it ends.
         self._file.flush()
         self._progress.update(len(done))

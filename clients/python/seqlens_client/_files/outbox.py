@@ -11,7 +11,7 @@ from seqlens_client._files.rows import Row
 
 # Bounds of what is held in memory, whatever the size of the file.
 MOST_ROWS = 1024
-MOST_BYTES = 64 * 1024 * 1024
+MOST_BYTES = 32 * 1024 * 1024
 
 Settled = tuple[Row, Outcome]
 Write = Callable[[Sequence[Settled]], None]
@@ -20,7 +20,6 @@ Write = Callable[[Sequence[Settled]], None]
 @dataclass(slots=True)
 class _Waiting:
     row: Row
-    size: int
     outcome: Outcome | None
 
 
@@ -54,15 +53,15 @@ class Outbox:
     def add(self, row: Row) -> None:
         """Take a row that is sent next, or that never will be because it is an error."""
         with self._changed:
-            if isinstance(row.sequence, SeqLensError):
-                self._rows.append(_Waiting(row, 0, row.sequence))
-                self._write_settled()
-                return
-            waiting = _Waiting(row, row.sequence.byte_count, None)
+            error = row.sequence if isinstance(row.sequence, SeqLensError) else None
+            waiting = _Waiting(row, error)
             self._rows.append(waiting)
-            self._bytes += waiting.size
-            self._sent[self._next] = waiting
-            self._next += 1
+            self._bytes += row.size
+            if error is not None:
+                self._write_settled()
+            else:
+                self._sent[self._next] = waiting
+                self._next += 1
 
     def settle(self, number: int, outcome: Outcome) -> None:
         """Take what became of a row that was sent."""
@@ -81,7 +80,7 @@ class Outbox:
         settled: list[Settled] = []
         while self._rows and (outcome := self._rows[0].outcome) is not None:
             waiting = self._rows.popleft()
-            self._bytes -= waiting.size
+            self._bytes -= waiting.row.size
             settled.append((waiting.row, outcome))
         if not settled or self._closed:
             return

@@ -20,6 +20,11 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
+def check_installed() -> None:
+    """Raise ``ImportError`` without pyarrow."""
+    _pyarrow()
+
+
 def column_names(path: Path) -> list[str]:
     """Names of a file's columns."""
     names: list[str] = _pyarrow().parquet.read_schema(path).names
@@ -90,12 +95,29 @@ def _find_types(arrow: Any, open_rows: OpenRows, fixed: Columns) -> tuple[Any, s
         names = {name: None for row in batch for name in row if name not in fixed}
         for name in (name for name in names if name not in as_json):
             try:
-                field = arrow.field(name, arrow.infer_type([row.get(name) for row in batch]))
+                field = arrow.field(name, _type(arrow, [row.get(name) for row in batch]))
                 found[name] = _common(arrow, found.get(name, field), field)
-            except arrow.ArrowException:
+            except (arrow.ArrowException, OverflowError, UnicodeError):
                 found[name] = arrow.field(name, arrow.string())
                 as_json.add(name)
     return arrow.schema([_typed(arrow, field) for field in found.values()]), as_json
+
+
+def _type(arrow: Any, values: list[Any]) -> Any:
+    """The type of all values. Raises if there is none, or none that a file can have."""
+    # Not infer_type, which finds one for texts among lists.
+    kind = arrow.array(values).type
+    if not _can_be_written(arrow, kind):
+        raise arrow.ArrowNotImplementedError("a file cannot hold an object without entries")
+    return kind
+
+
+def _can_be_written(arrow: Any, kind: Any) -> bool:
+    if arrow.types.is_list(kind):
+        return _can_be_written(arrow, kind.value_type)
+    if not arrow.types.is_struct(kind):
+        return True
+    return len(kind) > 0 and all(_can_be_written(arrow, field.type) for field in kind)
 
 
 def _common(arrow: Any, first: Any, second: Any) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from seqlens_client._errors import invalid
+from seqlens_client._files import parquet
 
 FileFormat = Literal["jsonl", "csv", "parquet"]
 _SUFFIXES: dict[str, FileFormat] = {
@@ -70,12 +71,17 @@ def default_destination(source: Path) -> Path:
 
 
 def format_of(path: Path, given: FileFormat | None) -> FileFormat:
-    """The format that a path's suffix tells, unless one is given. Raises ``InvalidInput``."""
-    if given is not None:
-        if given not in get_args(FileFormat):
-            raise invalid("file_format", repr(given), "jsonl, csv or parquet")
-        return given
-    if path.suffix.lower() not in _SUFFIXES:
+    """The format that a path's suffix tells, unless one is given.
+
+    Raises ``InvalidInput`` for none that is known, ``ImportError`` for one that needs more than
+    is installed.
+    """
+    if given is not None and given not in get_args(FileFormat):
+        raise invalid("file_format", repr(given), "jsonl, csv or parquet")
+    found = given or _SUFFIXES.get(path.suffix.lower())
+    if found is None:
         expected = f"a suffix of {', '.join(_SUFFIXES)}, or file_format"
         raise invalid("file_format", path.name, expected)
-    return _SUFFIXES[path.suffix.lower()]
+    if found == "parquet":
+        parquet.check_installed()
+    return found

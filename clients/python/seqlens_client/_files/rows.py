@@ -22,6 +22,7 @@ class Row:
 
     columns: Mapping[str, Any]  # as they stand there
     sequence: Prepared | InvalidInput
+    size: int  # bytes, roughly
 
 
 def read_rows(path: Path, file_format: FileFormat, column: str, skip: int) -> Iterator[Row]:
@@ -35,14 +36,15 @@ def read_rows(path: Path, file_format: FileFormat, column: str, skip: int) -> It
         yield from _read_csv(path, column, skip)
     else:
         for columns in parquet.read_columns(path, column, skip):
-            yield _row(columns, columns[column])
+            yield _row(columns, columns[column], size=0)
 
 
-def _row(columns: Mapping[str, Any], value: Any) -> Row:
+def _row(columns: Mapping[str, Any], value: Any, size: int) -> Row:
     try:
-        return Row(columns, _sequence(value))
+        sequence = _sequence(value)
     except InvalidInput as error:
-        return Row(columns, error)
+        return Row(columns, error, size)
+    return Row(columns, sequence, size + sequence.byte_count)
 
 
 def _sequence(value: Any) -> Prepared:
@@ -69,12 +71,13 @@ def _json_row(line: bytes, column: str) -> Row:
         value = json.loads(line, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         text = line.decode(errors="backslashreplace").rstrip("\r\n")
-        return Row({column: text}, invalid("line", str(error), "JSON"))
+        return Row({column: text}, invalid("line", str(error), "JSON"), len(line))
     if not isinstance(value, dict):
-        return _row({column: value}, value)
+        return _row({column: value}, value, len(line))
     if column not in value:
-        return Row(value, invalid("line", f"only {', '.join(value) or 'nothing'}", repr(column)))
-    return _row(value, value[column])
+        missing = invalid("line", f"only {', '.join(value) or 'nothing'}", repr(column))
+        return Row(value, missing, len(line))
+    return _row(value, value[column], len(line))
 
 
 def _refuse(constant: str) -> NoReturn:
@@ -101,9 +104,10 @@ def _read_csv(path: Path, column: str, skip: int) -> Iterator[Row]:
 
 def _csv_row(header: list[str], record: list[str], column: str) -> Row:
     columns = dict(zip(header, record, strict=False))
+    size = sum(map(len, record))
     if len(record) != len(header):
-        return Row(columns, invalid("line", f"{len(record)} cells", f"{len(header)}"))
-    return _row(columns, _cell_value(columns[column]))
+        return Row(columns, invalid("line", f"{len(record)} cells", f"{len(header)}"), size)
+    return _row(columns, _cell_value(columns[column]), size)
 
 
 def _cell_value(cell: str) -> Any:
