@@ -13,6 +13,7 @@ import grpc.aio
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from seqlens_wire.pb import open_inference_pb2, sequences_pb2
@@ -35,7 +36,9 @@ def add_servicer(server: grpc.aio.Server | grpc.Server, service: str, servicer: 
     """Offer those methods of a service that ``servicer`` has; others answer UNIMPLEMENTED.
 
     ``service`` is OPEN_INFERENCE or SEQUENCES. Methods have the names of the RPCs and the
-    signatures that grpc expects: ``async def ModelInfer(self, request, context)``.
+    signatures that grpc expects: ``async def ModelInfer(self, request, context)``. A request
+    that is no such message is given to its method as the ``DecodeError``: raised in here, it
+    would end the call with UNKNOWN. That of a stream is raised where the stream is read.
     """
     handlers = {
         method.name: _method_handler(method, getattr(servicer, method.name))
@@ -54,11 +57,22 @@ def _method_handler(
         (True, False): grpc.stream_unary_rpc_method_handler,
         (True, True): grpc.stream_stream_rpc_method_handler,
     }[method.client_streaming, method.server_streaming]
+    read = GetMessageClass(method.input_type).FromString
     return make(
         behaviour,
-        request_deserializer=GetMessageClass(method.input_type).FromString,
+        request_deserializer=read if method.client_streaming else _message_or_error(read),
         response_serializer=GetMessageClass(method.output_type).SerializeToString,
     )
+
+
+def _message_or_error(read: Callable[[bytes], Message]) -> Callable[[bytes], Message | DecodeError]:
+    def message_or_error(data: bytes) -> Message | DecodeError:
+        try:
+            return read(data)
+        except DecodeError as error:
+            return error
+
+    return message_or_error
 
 
 def reflection_pool(*others: FileDescriptor) -> DescriptorPool:

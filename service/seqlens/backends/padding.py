@@ -60,6 +60,20 @@ def unpad(
     return answers
 
 
+def with_zero_states(anatomy: ModelAnatomy, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The inputs of a run as they came, and zeros for recurrent state that did not."""
+    missing = [i for i in anatomy.inputs if i.role is InputRole.STATE and i.name not in inputs]
+    if not missing:
+        return dict(inputs)
+    rows = (
+        inputs[one.name].shape[one.batch_axis]
+        for one in anatomy.inputs
+        if one.name in inputs and one.batch_axis is not None
+    )
+    batch = next(rows, 1)
+    return {**inputs, **{one.name: _zero_state(one, batch) for one in missing}}
+
+
 def padded_length(anatomy: ModelAnatomy, lengths: Sequence[int], length: int | None = None) -> int:
     """Positions that each row of a run takes. Raises ``ValueError`` if a sequence has more."""
     longest = max(lengths)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from seqlens.backends.base import Engine
-from seqlens.backends.padding import pad, unpad
+from seqlens.backends.padding import pad, unpad, with_zero_states
 from seqlens.errors import BackendFailed, SeqLensError
 from seqlens.metrics.observer import BatchSeconds, ModelLabels, Observer, Trigger
 from seqlens.scheduling.cost import CostTracker
@@ -189,7 +189,10 @@ class BatchExecutor:
 
 def _layout_for(engine: Engine, decision: Decision) -> _Layout:
     if decision.strategy is Strategy.WHOLE:
-        return _Layout(lambda requests: dict(requests[0].inputs), lambda out, _: [dict(out)])
+        return _Layout(
+            lambda requests: with_zero_states(engine.anatomy, requests[0].inputs),
+            lambda out, _: [dict(out)],
+        )
     return _Layout(partial(pad, engine.anatomy), partial(unpad, engine.anatomy))
 
 

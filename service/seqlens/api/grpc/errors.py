@@ -6,6 +6,7 @@ from functools import wraps
 from typing import Any, NoReturn, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc.aio import AbortError, ServicerContext
 
 from seqlens.api.failures import answerable
@@ -27,9 +28,9 @@ def unary(
     """Let a method with one answer raise errors of ours; callers see them as statuses."""
 
     @wraps(method)
-    async def guarded(self: Servicer, request: Request, context: Context) -> Response:
+    async def guarded(self: Servicer, request: Request | DecodeError, context: Context) -> Response:
         try:
-            return await method(self, request, context)
+            return await method(self, readable(request), context)
         except AbortError:
             raise
         except Exception as error:
@@ -57,6 +58,13 @@ def streaming(
             await abort(context, answerable(error))
 
     return guarded
+
+
+def readable(request: Request | DecodeError) -> Request:
+    """The request, or the error that ``seqlens_wire.services.add_servicer`` gives in its place."""
+    if isinstance(request, DecodeError):
+        raise request
+    return request
 
 
 async def abort(context: Context, error: SeqLensError) -> NoReturn:

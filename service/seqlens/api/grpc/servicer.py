@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from seqlens.api.control.calls import ControlCall
 from seqlens.api.core import Core
 from seqlens.api.failures import answerable
-from seqlens.api.grpc.errors import Context, abort
+from seqlens.api.grpc.errors import Context, abort, readable
 from seqlens.api.grpc.inference import GrpcInference
 from seqlens.api.grpc.streaming import GrpcInferenceStream
 
@@ -26,7 +26,7 @@ def inference_servicer(core: Core, control: dict[str, ControlCall]) -> SimpleNam
 def _control_method(call: ControlCall) -> Callable[[Any, Context], Awaitable[Message]]:
     async def method(request: Any, context: Context) -> Message:
         try:
-            return await call(request)
+            return await call(readable(request))
         except Exception as error:
             await abort(context, answerable(error))
 
