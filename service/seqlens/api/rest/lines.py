@@ -28,6 +28,10 @@ class Lines:
 
     def feed(self, chunk: bytes) -> Iterator[Line]:
         """The lines that end in this chunk."""
+        if not self._begun and chunk.isspace():
+            # Compressed, they cost their sender nothing.
+            self._number += chunk.count(b"\n")
+            chunk = chunk[chunk.rfind(b"\n") + 1 :]
         *ended, begun = chunk.split(b"\n")
         for part in ended:
             yield from self._take(part)
