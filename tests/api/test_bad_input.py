@@ -150,9 +150,10 @@ def with_shape(shape: list[int]) -> pb.ModelInferRequest:
     return message
 
 
-def with_output(name: str) -> pb.ModelInferRequest:
+def with_output(*names: str) -> pb.ModelInferRequest:
     message = request(tokens=[[2, 3]])
-    message.outputs.add(name=name)
+    for name in names:
+        message.outputs.add(name=name)
     return message
 
 
@@ -238,6 +239,9 @@ CASES = {
     ),
     "unknown output": (
         with_output("logit"), INVALID, "outputs.logit", "did you mean 'logits'", "'logits'"
+    ),
+    "output asked for twice": (
+        with_output("logits", "logits"), INVALID, "outputs.logits", "2 times", "once"
     ),
     "name without end": (
         request(**{"t" * 2000: [[2]]}), INVALID, "inputs", "2000 characters", "at most 1000"
