@@ -140,7 +140,7 @@ class NotAuthenticated(SeqLensError):
 
 
 class NotPermitted(SeqLensError):
-    """The settings do not let clients load, unload or replace models."""
+    """The settings do not let clients do that: load models, send files, share memory."""
 
     grpc_code, http_status = "PERMISSION_DENIED", HTTPStatus.FORBIDDEN
 

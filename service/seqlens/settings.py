@@ -169,6 +169,8 @@ class ServerSettings:
         Let clients load and unload the models of the repository.
     accept_model_files
         Let clients send the files of a model that they load.
+    shared_memory
+        Let clients register shared memory of this machine, of any that the server may open.
     trace_file
         File for the timestamps of traced requests; without it nothing can be traced.
     """
@@ -187,6 +189,7 @@ class ServerSettings:
     log_requests: bool = False
     model_control: bool = True
     accept_model_files: bool = False
+    shared_memory: bool = True
     trace_file: Path | None = None
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)

@@ -267,18 +267,23 @@ def test_files_are_not_taken_unless_the_settings_say_so(target: str) -> None:
     assert "accept_model_files" in message
 
 
-def test_models_are_not_loaded_or_unloaded_unless_the_settings_say_so(
+def test_clients_control_nothing_and_share_no_memory_where_the_settings_forbid_it(
     tmp_path: Path, start_server: Any
 ) -> None:
-    running = start_server(tmp_path, "--no-model-control")
+    running = start_server(tmp_path, "--no-model-control", "--no-shared-memory")
+    region = pb.SystemSharedMemoryRegisterRequest(name="r", key="/r", byte_size=1)
     with grpc.insecure_channel(running.grpc) as channel:
         stub = GRPCInferenceServiceStub(channel)
         requests = (
             lambda: stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="m")),
             lambda: stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="m")),
+            lambda: stub.SystemSharedMemoryRegister(region),
         )
-        for request in requests:
+        settings = ("model_control", "model_control", "shared_memory")
+        for request, setting in zip(requests, settings, strict=True):
             code, message = refusal(request)
             assert code == "PERMISSION_DENIED"
-            assert "model_control" in message
+            assert setting in message
         assert not stub.RepositoryIndex(pb.RepositoryIndexRequest()).models
+        announced = stub.ServerMetadata(pb.ServerMetadataRequest()).extensions
+        assert "system_shared_memory" not in announced

@@ -1,6 +1,7 @@
 """Calls about regions of shared memory."""
 
 from seqlens.api.core import Core
+from seqlens.errors import NotPermitted
 from seqlens_wire.pb import open_inference_pb2 as pb
 
 
@@ -9,6 +10,7 @@ class MemoryCalls:
 
     def __init__(self, core: Core) -> None:
         self._memory = core.memory
+        self._allowed = core.settings.shared_memory
 
     async def SystemSharedMemoryStatus(
         self, request: pb.SystemSharedMemoryStatusRequest
@@ -25,6 +27,8 @@ class MemoryCalls:
         self, request: pb.SystemSharedMemoryRegisterRequest
     ) -> pb.SystemSharedMemoryRegisterResponse:
         """Make a region known under a name."""
+        if not self._allowed:
+            raise NotPermitted("this server takes no shared memory (shared_memory)")
         self._memory.register(request.name, request.key, request.offset, request.byte_size)
         return pb.SystemSharedMemoryRegisterResponse()
 

@@ -4,6 +4,7 @@ from seqlens import __version__
 from seqlens.api.core import Core
 from seqlens_wire.pb import open_inference_pb2 as pb
 
+_SHARED_MEMORY = "system_shared_memory"
 # What works, and nothing else: calls of all other extensions answer UNIMPLEMENTED.
 EXTENSIONS = (
     "classification",
@@ -11,7 +12,7 @@ EXTENSIONS = (
     "model_repository(unload_dependents)",
     "schedule_policy",
     "model_configuration",
-    "system_shared_memory",
+    _SHARED_MEMORY,
     "binary_tensor_data",
     "parameters",
     "statistics",
@@ -36,4 +37,6 @@ class ServerCalls:
 
     async def ServerMetadata(self, request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
         """Name, version and the extensions that work."""
-        return pb.ServerMetadataResponse(name="seqlens", version=__version__, extensions=EXTENSIONS)
+        shared_memory = self._core.settings.shared_memory
+        extensions = [one for one in EXTENSIONS if shared_memory or one != _SHARED_MEMORY]
+        return pb.ServerMetadataResponse(name="seqlens", version=__version__, extensions=extensions)
