@@ -9,6 +9,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from seqlens.api.control.calls import KINDS
 from seqlens.api.grpc.inference import GrpcInference
 from seqlens.api.grpc.sequences import GrpcSequenceService
 from seqlens.api.grpc.streaming import GrpcInferenceStream
+from seqlens.api.rest.openapi_operations import OIP, OURS, SERVER, operations
 from seqlens.settings import ServerSettings
 from seqlens_wire.services import OPEN_INFERENCE, SEQUENCES, method_names
 
 REFERENCE = Path(__file__).parent / "reference"
+LONGER_FORMS = ("/versions/{version}", "/{repository}/", "/cudasharedmemory/")
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 Rows = Iterator[tuple[str, ...]]
@@ -79,6 +82,14 @@ def sequences() -> Rows:
     yield from _calls(SEQUENCES, (GrpcSequenceService,))
 
 
+def routes(tag: str) -> Rows:
+    """Every REST route under a tag of the OpenAPI document, without its longer forms."""
+    yield "method", "path", "answer"
+    for operation in operations():
+        if operation.tag == tag and not any(form in operation.path for form in LONGER_FORMS):
+            yield operation.method, f"`{operation.path}`", _sentence(operation.summary)
+
+
 def _calls(service: str, parts: tuple[type, ...]) -> Rows:
     for name in method_names(service):
         method = next((getattr(part, name) for part in parts if hasattr(part, name)), None)
@@ -98,6 +109,9 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "errors": error_classes,
     "open_inference": open_inference,
     "sequences": sequences,
+    "rest_sequences": partial(routes, OURS),
+    "rest_open_inference": partial(routes, OIP),
+    "rest_server": partial(routes, SERVER),
 }
 
 
