@@ -12,6 +12,12 @@ from google.protobuf.message import Message
 from seqlens.errors import AnswerTooLarge, MessageTooLarge
 
 MAX_NAME_CHARACTERS = 1_000
+_SHOWN_CHARACTERS = 200
+
+
+def shown(text: str) -> str:
+    """What came, for an error: the text, or its beginning."""
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
 def check_count(field: str, sequences: int, most: int) -> None:

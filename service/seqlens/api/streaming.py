@@ -15,10 +15,10 @@ from seqlens.api.failures import answerable
 from seqlens.api.inference import Outcome
 from seqlens.api.message_bounds import check_tensor_names
 from seqlens.api.requests import Urgency, deadline_in
-from seqlens.api.served import DRAINING
 from seqlens.api.stream import Group, Pending, SequenceStream
+from seqlens.api.stream_reading import read_until_drained
 from seqlens.api.validation import check_outputs
-from seqlens.errors import AnswerTooLarge, Draining, InvalidRequest, MessageTooLarge, SeqLensError
+from seqlens.errors import AnswerTooLarge, InvalidRequest, MessageTooLarge, SeqLensError
 from seqlens.sequences import InputSequence, array_bytes
 
 # Enough to keep several lanes in work, little enough that a client that leaves wastes nothing.
@@ -85,7 +85,9 @@ class Streaming:
         Closing it takes back whatever still waits.
         """
         with self._core.calls.running():
-            reader = asyncio.create_task(self._read_until_drained(messages))
+            reader = asyncio.create_task(
+                read_until_drained(self._read(messages), self._core.models.draining)
+            )
             reader.add_done_callback(lambda _: self._stream.end())
             try:
                 async for group in self._stream.groups():
@@ -104,19 +106,6 @@ class Streaming:
         for pending, result in group.members:
             code = result.grpc_code if isinstance(result, SeqLensError) else "OK"
             self._report(pending, code, result)
-
-    async def _read_until_drained(self, messages: AsyncIterable[StreamMessage]) -> None:
-        """Read to the end of the stream; when the server shuts down, raise ``Draining``."""
-        reader = asyncio.create_task(self._read(messages))
-        drained = asyncio.create_task(self._core.models.draining.wait())
-        try:
-            await asyncio.wait({reader, drained}, return_when=asyncio.FIRST_COMPLETED)
-            if not reader.done():
-                raise Draining(DRAINING)
-            await reader
-        finally:
-            reader.cancel()
-            drained.cancel()
 
     async def _read(self, messages: AsyncIterable[StreamMessage]) -> None:
         async for message in messages:
@@ -151,7 +140,7 @@ class Streaming:
 
     def _report(self, pending: Pending, code: str, result: Outcome | None) -> None:
         calls = self._core.calls
-        call = Call() if pending.model is None else Call(pending.model.metric_labels)
+        call = Call() if pending.model is None else Call(pending.model.metric_labels, pending.id)
         calls.note(call, [] if result is None else [result])
         seconds = time.perf_counter() - pending.arrived
         calls.report(call, self._caller.protocol, "stream", code, seconds)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from seqlens.api.message_bounds import shown
 from seqlens.errors import InvalidRequest
 
 # As the protocol has them: every setting is a list of texts.
@@ -62,7 +63,9 @@ def read_change(stated: Texts, file: str) -> TraceChange:
     cleared = set()
     for name, texts in stated.items():
         if name not in NAMES:
-            raise InvalidRequest("settings", got=repr(name), expected=f"one of {', '.join(NAMES)}")
+            raise InvalidRequest(
+                "settings", got=repr(shown(name)), expected=f"one of {', '.join(NAMES)}"
+            )
         if name not in _FIELDS:
             _check_fixed(name, texts, {"trace_file": file, "trace_mode": "triton"}[name])
         elif not texts:
@@ -78,11 +81,15 @@ def read_change(stated: Texts, file: str) -> TraceChange:
     return TraceChange(values, frozenset(cleared))
 
 
+def _shown(texts: Sequence[str]) -> str:
+    return shown(", ".join(texts)) or "nothing"
+
+
 def _check_fixed(name: str, texts: Sequence[str], value: str) -> None:
     if list(texts) not in ([], [value]):
         raise InvalidRequest(
             f"settings.{name}",
-            got=", ".join(texts),
+            got=_shown(texts),
             expected=f"{value!r}, which was fixed when the server was started",
         )
 
@@ -90,7 +97,7 @@ def _check_fixed(name: str, texts: Sequence[str], value: str) -> None:
 def _read_level(field: str, texts: Sequence[str]) -> bool:
     if list(texts) in (["OFF"], ["TIMESTAMPS"]):
         return texts[0] == "TIMESTAMPS"
-    raise InvalidRequest(field, got=", ".join(texts), expected="OFF or TIMESTAMPS")
+    raise InvalidRequest(field, got=_shown(texts), expected="OFF or TIMESTAMPS")
 
 
 def _at_least(least: int) -> Callable[[str, Sequence[str]], int]:
@@ -102,7 +109,7 @@ def _at_least(least: int) -> Callable[[str, Sequence[str]], int]:
         except ValueError:
             pass
         raise InvalidRequest(
-            field, got=", ".join(texts), expected=f"a whole number of at least {least}"
+            field, got=_shown(texts), expected=f"a whole number of at least {least}"
         )
 
     return read

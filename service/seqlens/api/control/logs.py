@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 from seqlens.api.core import Core
+from seqlens.api.message_bounds import shown
 from seqlens.errors import InvalidRequest
 from seqlens_wire.pb import open_inference_pb2 as pb
 
@@ -39,20 +40,24 @@ class LogCalls:
 
 def _read(name: str, value: pb.LogSettingsRequest.SettingValue) -> bool | int | str:
     if name not in _CHOICES:
-        expected = f"one of {', '.join(_CHOICES)}"
-        raise InvalidRequest("settings", got=repr(name), expected=expected)
+        raise InvalidRequest(
+            "settings", got=repr(shown(name)), expected=f"one of {', '.join(_CHOICES)}"
+        )
     choice, expected = _CHOICES[name]
     came = value.WhichOneof("parameter_choice")
     if came != choice:
-        got = "nothing" if came is None else repr(getattr(value, came))
-        raise InvalidRequest(f"settings.{name}", got=got, expected=expected)
-    text: bool | int | str = getattr(value, choice)
-    if name == "log_file" and text:
-        raise InvalidRequest(
-            "settings.log_file", got=repr(text), expected="'': logs go to standard error"
-        )
-    if name == "log_format" and text not in FORMATS:
-        raise InvalidRequest(
-            "settings.log_format", got=repr(text), expected=" or ".join(map(repr, FORMATS))
-        )
-    return text
+        raise _refusal(name, None if came is None else getattr(value, came), expected)
+    stated: bool | int | str = getattr(value, choice)
+    if name == "log_file" and stated:
+        raise _refusal(name, stated, "'': logs go to standard error")
+    if name == "log_format" and stated not in FORMATS:
+        raise _refusal(name, stated, " or ".join(FORMATS))
+    return stated
+
+
+def _refusal(name: str, got: object, expected: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"settings.{name}",
+        got="nothing" if got is None else repr(shown(str(got))),
+        expected=expected,
+    )

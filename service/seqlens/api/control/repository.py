@@ -6,6 +6,7 @@ from base64 import b64decode
 from collections.abc import Coroutine, Mapping
 
 from seqlens.api.core import Core
+from seqlens.api.message_bounds import shown
 from seqlens.errors import InvalidRequest, NotPermitted
 from seqlens.repository.sent import MAX_FILES, Sent, SentFile
 from seqlens.repository.triton import parse_triton_json
@@ -97,11 +98,13 @@ def _read_sent(parameters: Parameters) -> Sent:
     )
     for name in parameters:
         if name != "config" and not name.startswith(FILE):
-            raise InvalidRequest("parameters", got=repr(name), expected=f"config or {FILE}…")
+            raise InvalidRequest("parameters", got=repr(shown(name)), expected=f"config or {FILE}…")
     if files and "config" not in parameters:
         raise InvalidRequest("parameters.config", got="nothing", expected="one beside the files")
     if len(files) > MAX_FILES:
-        raise InvalidRequest("parameters", got=f"{len(files)} files", expected=f"≤ {MAX_FILES}")
+        raise InvalidRequest(
+            "parameters", got=f"{len(files)} files", expected=f"at most {MAX_FILES}"
+        )
     if "config" not in parameters:
         return Sent()
     value = parameters["config"]
@@ -111,7 +114,7 @@ def _read_sent(parameters: Parameters) -> Sent:
 
 
 def _read_file(name: str, value: pb.ModelRepositoryParameter) -> SentFile:
-    field = f"parameters.{name[:300]}"
+    field = f"parameters.{shown(name)}"
     try:
         return SentFile(name.removeprefix(FILE), _read_data(field, value))
     except ValueError as error:
