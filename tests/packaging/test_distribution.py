@@ -62,6 +62,13 @@ def test_the_wheel_holds_every_module_and_type_marker(wheel: zipfile.ZipFile) ->
         assert f"{folder.name}/py.typed" in names
 
 
+def test_the_wheel_holds_the_page_of_rest_and_all_of_its_parts(wheel: zipfile.ZipFile) -> None:
+    folder = ROOT / "service" / "seqlens"
+    files = [path for path in (folder / "web").rglob("*") if path.is_file()]
+    assert {"index.html", "swagger-ui-bundle.js", "LICENSE"} <= {path.name for path in files}
+    assert {path.relative_to(folder.parent).as_posix() for path in files} <= set(wheel.namelist())
+
+
 def test_the_wheel_brings_licence_and_command(wheel: zipfile.ZipFile) -> None:
     (info,) = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" in name}
     assert f"{info}/licenses/LICENSE" in wheel.namelist()

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match, Route, Router
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from seqlens.api.control.calls import ControlCall
 from seqlens.api.core import Core
@@ -20,7 +20,7 @@ from seqlens.errors import Draining
 _SHOWN_CHARACTERS = 200
 
 
-def build_app(core: Core, control: dict[str, ControlCall]) -> ASGIApp:
+def build_app(core: Core, control: dict[str, ControlCall]) -> "App":
     """Everything that is served over REST."""
     return App([*open_inference.routes(core, control), *sequences.routes(core), *openapi.routes()])
 
@@ -33,8 +33,8 @@ class App:
     """
 
     def __init__(self, routes: Sequence[Route]) -> None:
-        self._routes = tuple(routes)
-        self._router = Router(self._routes, redirect_slashes=False)
+        self.routes = tuple(routes)
+        self._router = Router(self.routes, redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request to its end."""
@@ -73,7 +73,7 @@ class App:
 
     def _methods(self, scope: Scope) -> set[str]:
         """Of all routes with the path of the request; Starlette names those of the first only."""
-        found = [route for route in self._routes if route.matches(scope)[0] is not Match.NONE]
+        found = [route for route in self.routes if route.matches(scope)[0] is not Match.NONE]
         return {method for route in found for method in route.methods or ()}
 
 
