@@ -54,7 +54,7 @@ class Probe:
 
     async def path(self, request: Request) -> Response:
         scope = request.scope
-        return json_answer(request, [request.path_params["name"], scope["query_string"].decode()])
+        return json_answer([request.path_params["name"], scope["query_string"].decode()])
 
     async def bytes(self, request: Request) -> Response:
         return bytes_answer(request, bytes(request.path_params["count"]))
@@ -74,12 +74,12 @@ class Probe:
         except asyncio.CancelledError:
             self._left += 1
             raise
-        return json_answer(request, "waited")
+        return json_answer("waited")
 
     async def seen(self, request: Request) -> Response:
         """How many waits have begun, how many were cancelled; peak of memory in MiB."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        return json_answer(request, {"begun": self._begun, "left": self._left, "peak": peak})
+        return json_answer({"begun": self._begun, "left": self._left, "peak": peak})
 
     async def fail(self, request: Request) -> Response:
         raise RuntimeError("a secret of the server")

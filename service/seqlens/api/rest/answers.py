@@ -1,4 +1,4 @@
-"""Answers: JSON and bytes, compressed for clients that ask for it, and errors in one form."""
+"""Answers: JSON, bytes that are compressed for clients that ask for it, errors in one form."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil
@@ -30,10 +30,8 @@ COMPRESSED_FROM_BYTES = 1 << 10
 class Answer(Response):
     """An answer that is compressed when it is sent."""
 
-    def __init__(
-        self, data: bytes, status: int, headers: Mapping[str, str], encoding: str | None
-    ) -> None:
-        super().__init__(data, status, headers)
+    def __init__(self, data: bytes, headers: Mapping[str, str], encoding: str | None) -> None:
+        super().__init__(data, headers=headers)
         self._encoding = encoding
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,16 +45,13 @@ class Answer(Response):
         await super().__call__(scope, receive, send)
 
 
-def json_answer(
-    request: Request,
-    value: object,
-    *,
-    status: int = 200,
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    """A value as JSON; arrays of numpy are values too."""
-    data = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-    return _answer(request, data, status, {"content-type": JSON, **(headers or {})})
+def json_answer(value: object, *, status: int = 200) -> Response:
+    """A value as JSON, never compressed.
+
+    tritonclient for asyncio asks for gzip with every request, whatever it is, and undoes it in
+    answers to inference alone.
+    """
+    return Response(orjson.dumps(value), status, {"content-type": JSON})
 
 
 def bytes_answer(
@@ -67,7 +62,12 @@ def bytes_answer(
 ) -> Response:
     """Bytes, or several pieces of them one after the other; binary unless headers say what."""
     whole = data if isinstance(data, bytes) else b"".join(data)
-    return _answer(request, whole, 200, {"content-type": BINARY, **(headers or {})})
+    sent = {"content-type": BINARY, **(headers or {})}
+    if len(whole) < COMPRESSED_FROM_BYTES:
+        return Response(whole, headers=sent)
+    sent["vary"] = "accept-encoding"
+    accept = ",".join(request.headers.getlist("accept-encoding"))
+    return Answer(whole, sent, choose_encoding(accept) if accept else None)
 
 
 def error_answer(error: SeqLensError) -> Response:
@@ -88,14 +88,6 @@ def error_json(body: Mapping[str, Any]) -> bytes:
     # What is no character, half of a surrogate pair, has no place in JSON.
     clean = {name: text.encode("utf-8", "replace").decode() for name, text in body.items()}
     return orjson.dumps(clean)
-
-
-def _answer(request: Request, data: bytes, status: int, headers: dict[str, str]) -> Response:
-    if len(data) < COMPRESSED_FROM_BYTES:
-        return Response(data, status, headers)
-    headers["vary"] = "accept-encoding"
-    accept = ",".join(request.headers.getlist("accept-encoding"))
-    return Answer(data, status, headers, choose_encoding(accept) if accept else None)
 
 
 def _error_headers(error: SeqLensError) -> dict[str, str]:

@@ -80,7 +80,7 @@ def _cuda_routes(control: dict[str, ControlCall]) -> list[Route]:
 
 def _call(call: ControlCall, message: Message) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
-        return json_answer(request, messages.plain(await call(message)))
+        return json_answer(messages.plain(await call(message)))
 
     return endpoint
 
@@ -96,7 +96,7 @@ class _ControlCalls:
         text = await read_body(request, self._limits)
         message = messages.read_index(_repository(request), text)
         response = await self._ask("RepositoryIndex", message)
-        return json_answer(request, messages.index(response))
+        return json_answer(messages.index(response))
 
     async def load(self, request: Request) -> Response:
         text = await read_body(request, self._limits)
@@ -114,17 +114,17 @@ class _ControlCalls:
         text = await self._changes(request)
         message = messages.read_trace_settings(named(request)[0], text)
         response = await self._ask("TraceSetting", message)
-        return json_answer(request, messages.trace_settings(response))
+        return json_answer(messages.trace_settings(response))
 
     async def log(self, request: Request) -> Response:
         message = messages.read_log_settings(await self._changes(request))
         response = await self._ask("LogSettings", message)
-        return json_answer(request, messages.log_settings(response))
+        return json_answer(messages.log_settings(response))
 
     async def regions(self, request: Request) -> Response:
         message = pb.SystemSharedMemoryStatusRequest(name=_region(request))
         response = await self._ask("SystemSharedMemoryStatus", message)
-        return json_answer(request, messages.regions(response))
+        return json_answer(messages.regions(response))
 
     async def register(self, request: Request) -> Response:
         text = await read_body(request, self._limits)

@@ -49,17 +49,17 @@ class _ModelCalls:
 
     async def server(self, request: Request) -> Response:
         response = await self._ask("ServerMetadata", pb.ServerMetadataRequest())
-        return json_answer(request, plain(response))
+        return json_answer(plain(response))
 
     async def live(self, request: Request) -> Response:
-        return json_answer(request, {"live": True, "ready": self._core.ready()})
+        return json_answer({"live": True, "ready": self._core.ready()})
 
     async def ready(self, request: Request) -> Response:
         """Both keys for clients that read the body, the status for all others."""
         if self._core.ready():
-            return json_answer(request, {"live": True, "ready": True})
+            return json_answer({"live": True, "ready": True})
         body = {"live": True, "ready": False, "error": "the server is loading or shutting down"}
-        return json_answer(request, body, status=HTTPStatus.SERVICE_UNAVAILABLE)
+        return json_answer(body, status=HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def model_ready(self, request: Request) -> Response:
         name, version = named(request)
@@ -67,29 +67,29 @@ class _ModelCalls:
         if not response.ready:
             self._core.models.repository.get(name, version)  # raises and says why, in most cases
             raise ModelNotReady(f"model {name!r} takes no requests now")
-        return json_answer(request, {"name": name, "ready": True})
+        return json_answer({"name": name, "ready": True})
 
     async def models(self, request: Request) -> Response:
         """KServe's list of names."""
         response = await self._ask("RepositoryIndex", pb.RepositoryIndexRequest(ready=True))
         names = dict.fromkeys(model.name for model in response.models)
-        return json_answer(request, {"models": list(names)})
+        return json_answer({"models": list(names)})
 
     async def metadata(self, request: Request) -> Response:
         name, version = named(request)
         message = pb.ModelMetadataRequest(name=name, version=version)
-        return json_answer(request, metadata(await self._ask("ModelMetadata", message)))
+        return json_answer(metadata(await self._ask("ModelMetadata", message)))
 
     async def config(self, request: Request) -> Response:
         name, version = named(request)
         message = pb.ModelConfigRequest(name=name, version=version)
         response = await self._ask("ModelConfig", message)
-        return json_answer(request, plain(response.config))
+        return json_answer(plain(response.config))
 
     async def statistics(self, request: Request) -> Response:
         name, version = named(request)
         message = pb.ModelStatisticsRequest(name=name, version=version)
-        return json_answer(request, statistics(await self._ask("ModelStatistics", message)))
+        return json_answer(statistics(await self._ask("ModelStatistics", message)))
 
     async def _ask(self, rpc: str, message: Message) -> Any:
         return await self._control[rpc](message)

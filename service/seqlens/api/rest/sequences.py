@@ -68,13 +68,13 @@ class _Endpoints:
 
     async def list_models(self, request: Request) -> Response:
         entries = self._core.models.repository.index()
-        return json_answer(request, {"models": [self._entry(entry) for entry in entries]})
+        return json_answer({"models": [self._entry(entry) for entry in entries]})
 
     async def describe(self, request: Request) -> Response:
         name, version = request.path_params["model"], request.query_params.get("version", "")
         model = self._core.models.repository.get(name, version)
         described = describe_model(model, self._core.models.versions(model.name))
-        return json_answer(request, plain(described))
+        return json_answer(plain(described))
 
     async def process(self, request: Request) -> Response:
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
