@@ -23,9 +23,9 @@ class TraceFile:
     many each: FILE.0, FILE.1, ... Files that an earlier run left are overwritten.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most_waiting: int = MOST_WAITING) -> None:
         self._path = path
-        self._waiting: Queue[_Traced | None] = Queue(MOST_WAITING)
+        self._waiting: Queue[_Traced | None] = Queue(most_waiting)
         self._thread: threading.Thread | None = None
         self._begun: set[Path] = set()
         self._numbered = 0  # traces in numbered files
@@ -64,7 +64,8 @@ class TraceFile:
                 _log.error("a trace could not be written", file=str(path), reason=error.strerror)
 
     def _write(self, path: Path, trace: bytes) -> None:
-        if path not in self._begun:
+        # What turns logs over may have taken the file away.
+        if path not in self._begun or not path.exists():
             path.write_bytes(b"[" + trace + b"]")
             self._begun.add(path)
             return
