@@ -13,7 +13,6 @@ from tests.support.torchscript_modules import made, quiet
 from torch import Tensor, nn
 
 from seqlens import __version__
-from seqlens_zoo.antecedent import KITTEN_SENTENCE
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -172,25 +171,3 @@ def test_verify_tells_an_infinite_error_from_one_that_was_not_tried(
     assert facts["strategy"] == "equal_length"
     assert facts["proof"]["padded_error"] == "inf"
     assert facts["proof"]["exported_error"] is None
-
-
-def test_infer_prints_a_table_of_answers(seqlens: Run, target: str) -> None:
-    run = seqlens("infer", "transformer-onnx", KITTEN_SENTENCE, "--target", target)
-    assert run.returncode == 0
-    assert "kitten" in run.stdout.split("answer")[1]
-    piped = seqlens("infer", "transformer-onnx", "--target", target, text="the kitten\nit\n")
-    assert piped.returncode == 0
-    assert "the kitten" in piped.stdout
-
-
-def test_infer_tells_why_there_is_no_answer(seqlens: Run, target: str) -> None:
-    run = seqlens("infer", "nobody", "it", "--target", target)
-    assert run.returncode == 1
-    assert "nobody" in run.stderr
-    assert "Traceback" not in run.stderr
-
-
-def test_infer_shows_brackets_as_they_are(seqlens: Run, target: str) -> None:
-    run = seqlens("infer", "lstm-onnx", "[/x] [red]it", "--target", target)
-    assert run.returncode == 0, run.stderr
-    assert "[/x] [red]it" in run.stdout

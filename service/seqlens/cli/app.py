@@ -2,14 +2,16 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 from cyclopts import App, Parameter
 from cyclopts.config import Env, Yaml
 
 from seqlens import __version__
+from seqlens.cli.asking import Connection, FileFormat, FileQuestion, Question
 from seqlens.errors import SeqLensError
 from seqlens.settings import InvalidSetting, ServerSettings
 
@@ -81,8 +83,31 @@ def verify(path: Path, *, json: bool = False) -> None:
 
 
 @app.command
-def infer(model: str, *texts: str, target: str = "127.0.0.1:8001") -> int:
-    """Ask a running server for the answers to texts.
+def infer(
+    model: str,
+    *texts: str,
+    source: Annotated[Path | None, Parameter(name="--input")] = None,
+    output: Path | None = None,
+    file_format: Annotated[FileFormat | None, Parameter(name="--format")] = None,
+    input_column: str = "input",
+    output_column: str = "output",
+    restart: Annotated[bool, Parameter(negative=())] = False,
+    labels: Annotated[bool, Parameter(negative=())] = False,
+    json: Annotated[bool, Parameter(negative=())] = False,
+    version: str = "",
+    timeout: float | None = None,
+    priority: int = 0,
+    target: str = "127.0.0.1:8001",
+    tls: Annotated[bool, Parameter(negative=())] = False,
+    ca: Path | None = None,
+    certificate: Path | None = None,
+    private_key: Path | None = None,
+    token: str | None = None,
+) -> int:
+    """Ask a running server for answers to texts, or to all rows of a file.
+
+    Prints a table on a terminal and lines of JSON elsewhere. Exit code 1 says that at least one
+    sequence has an error in place of an answer.
 
     Parameters
     ----------
@@ -90,13 +115,62 @@ def infer(model: str, *texts: str, target: str = "127.0.0.1:8001") -> int:
         Name of the model.
     texts
         One text for each sequence; without any, lines are read from standard input.
+    source
+        File of sequences, instead of texts: JSON lines, CSV or Parquet.
+    output
+        File for the answers; NAME.answers.SUFFIX beside the input by default. If it is there
+        and unfinished, the job goes on where it stopped.
+    file_format
+        Format of both files, where their suffixes do not tell.
+    input_column
+        Column or field of the sequences.
+    output_column
+        Column or field for the answers.
+    restart
+        Start the file anew, over whatever is there.
+    labels
+        Give the best label and its score instead of numbers.
+    json
+        Print lines of JSON on a terminal, too.
+    version
+        Version of the model; the server chooses by default.
+    timeout
+        Seconds for each sequence; 30 by default.
+    priority
+        1 goes first, larger numbers later, 0 is the server's default.
     target
         Address of the server, HOST:PORT.
+    tls
+        Speak TLS, and trust the authorities that gRPC brings along.
+    ca
+        File of the authorities to trust instead; speaks TLS.
+    certificate
+        File of the client's own certificate, for servers that ask for one.
+    private_key
+        File of its key.
+    token
+        Token that the server asks for; better given as SEQLENS_TOKEN, which others cannot see.
     """
-    from seqlens.cli.inference import show_answers
+    from seqlens.cli.inference import process_file, show_answers
 
-    lines = texts or tuple(line.rstrip("\n") for line in sys.stdin)
-    return show_answers(target, model, lines)
+    connection = Connection(target, tls, ca, certificate, private_key, token)
+    question = Question(model, version, timeout, priority, labels, json)
+    if source is None and (output or restart):
+        raise InvalidSetting("--output and --restart: got no --input, expected a file of sequences")
+    if source is None:
+        return show_answers(connection, question, texts or _lines(sys.stdin))
+    if texts:
+        raise InvalidSetting("--input: got texts beside it, expected one of them")
+    columns = (input_column, output_column)
+    files = FileQuestion(source, output, file_format, *columns, restart)
+    return process_file(connection, question, files)
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """Lines as they come. Bytes that are no text are refused later, as part of their line."""
+    if isinstance(file, TextIOWrapper):
+        file.reconfigure(errors="surrogateescape")
+    return (line.rstrip("\n") for line in file)
 
 
 @app.meta.default
