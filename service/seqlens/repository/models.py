@@ -12,12 +12,7 @@ from seqlens.backends.plugins import FoundBackends, find_all
 from seqlens.errors import DeviceMissing, ModelNotFound, ModelRejected, SeqLensError
 from seqlens.metrics.observer import Observer
 from seqlens.repository.cache import ProofCache
-from seqlens.repository.folder import (
-    FoundModel,
-    FoundVersion,
-    Listing,
-    list_models,
-)
+from seqlens.repository.folder import FoundModel, FoundVersion, Listing, list_models
 from seqlens.repository.loading import LoadedModel, Loader
 from seqlens.repository.sent import Sent, SentFolder
 from seqlens.repository.stated import Stated, read_stated
