@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 def on_a_terminal(*arguments: str, stream: str = "stdout") -> tuple[int, str]:
     """Exit code and output of the command where one of its streams is a terminal."""
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 160))
     process = subprocess.Popen(
         [sys.executable, "-m", "seqlens.cli", *arguments],
         **{stream: theirs},
