@@ -4,7 +4,7 @@ import asyncio
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from seqlens.api.control.calls import ControlCall
 from seqlens.api.core import Core
@@ -36,7 +36,7 @@ class GrpcServer:
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (OPEN_INFERENCE, SEQUENCES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        pool = reflection_pool(health_pb2.DESCRIPTOR)
+        pool = reflection_pool(health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR)
         reflection.enable_server_reflection(names, self._server, pool=pool)
 
     async def start(self, address: str) -> int:
