@@ -22,6 +22,7 @@ from seqlens.api.log_switches import LogSwitches
 from seqlens.api.request_log import RequestLog
 from seqlens.api.rest.app import build_app
 from seqlens.api.rest.server import RestServer
+from seqlens.api.security import read_security
 from seqlens.api.served import ServedModels
 from seqlens.api.shared_memory import SharedMemory
 from seqlens.api.statistics import Statistics
@@ -57,6 +58,7 @@ class Server:
         self._settings = settings
         self._registry = CollectorRegistry()
         lanes = settings.lanes or os.cpu_count() or 1
+        security = read_security(settings)
         statistics = Statistics()
         observer = _observer(settings, self._registry, lanes, statistics)
         request_log, tracing = RequestLog(settings.log_requests), Tracing(settings.trace_file)
@@ -78,8 +80,13 @@ class Server:
         )
         self._core = core
         control = control_calls(core)
-        self._grpc = GrpcServer(core, control)
-        self._rest = RestServer(build_app(core, control), settings.limits, core.calls.quiet)
+        self._grpc = GrpcServer(core, control, security)
+        self._rest = RestServer(
+            build_app(core, control, security.keys),
+            settings.limits,
+            core.calls.quiet,
+            security.certificates,
+        )
         self._loading: asyncio.Task[None] | None = None
         self.rest_address = ""
         self.grpc_address = ""
@@ -90,7 +97,8 @@ class Server:
     async def start(cls, settings: ServerSettings) -> AsyncIterator[Self]:
         """Listen, load the repository in the background, and drain at the end.
 
-        Raises ``CannotListen`` when a port is taken.
+        Raises ``CannotListen`` when a port is taken, ``InvalidSetting`` when a file of
+        ``settings.security`` cannot be used.
         """
         server = cls(settings)
         async with AsyncExitStack() as stack:
@@ -201,7 +209,7 @@ def _allow_many_connections() -> None:
 
 
 def serve_until_stopped(settings: ServerSettings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises ``CannotListen``."""
+    """Serve until SIGTERM or SIGINT. Raises ``CannotListen`` and ``InvalidSetting``."""
     _allow_many_connections()
     uvloop.run(_serve_until_stopped(settings))
 

@@ -8,8 +8,10 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from seqlens.api.control.calls import ControlCall
 from seqlens.api.core import Core
+from seqlens.api.grpc.security import KeyInterceptor, server_credentials
 from seqlens.api.grpc.sequences import GrpcSequenceService
 from seqlens.api.grpc.servicer import inference_servicer
+from seqlens.api.security import Security
 from seqlens.settings import ServerSettings
 from seqlens_wire.services import OPEN_INFERENCE, SEQUENCES, add_servicer, reflection_pool
 
@@ -25,9 +27,11 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class GrpcServer:
     """Listens for calls. Must be made inside the running event loop."""
 
-    def __init__(self, core: Core, control: dict[str, ControlCall]) -> None:
+    def __init__(self, core: Core, control: dict[str, ControlCall], security: Security) -> None:
         self._calls = core.calls
+        self._certificates = security.certificates
         self._server = grpc.aio.server(
+            interceptors=[KeyInterceptor(security.keys)] if security.keys is not None else [],
             options=_options(core.settings),
             maximum_concurrent_rpcs=core.settings.limits.max_concurrent_rpcs,
         )
@@ -41,7 +45,11 @@ class GrpcServer:
 
     async def start(self, address: str) -> int:
         """Listen and return the port. Raises ``RuntimeError`` if that cannot be."""
-        port = self._server.add_insecure_port(address)
+        if self._certificates is None:
+            port = self._server.add_insecure_port(address)
+        else:
+            credentials = server_credentials(self._certificates)
+            port = self._server.add_secure_port(address, credentials)
         await self.set_health(False)
         await self._server.start()
         return port

@@ -12,17 +12,20 @@ from starlette.types import Message, Receive, Scope, Send
 from seqlens.api.control.calls import ControlCall
 from seqlens.api.core import Core
 from seqlens.api.failures import answerable
+from seqlens.api.keys import Keys
 from seqlens.api.rest import open_inference, openapi, sequences
 from seqlens.api.rest.answers import error_answer, error_body
+from seqlens.api.rest.security import RequireKey
 from seqlens.errors import Draining
 
 # Of a path that does not exist no more than this is repeated to the client.
 _SHOWN_CHARACTERS = 200
 
 
-def build_app(core: Core, control: dict[str, ControlCall]) -> "App":
+def build_app(core: Core, control: dict[str, ControlCall], keys: Keys | None = None) -> "App":
     """Everything that is served over REST."""
-    return App([*open_inference.routes(core, control), *sequences.routes(core), *openapi.routes()])
+    described = openapi.routes(with_keys=keys is not None)
+    return App([*open_inference.routes(core, control), *sequences.routes(core), *described], keys)
 
 
 class App:
@@ -32,9 +35,10 @@ class App:
     every request, and would log errors a second time.
     """
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    def __init__(self, routes: Sequence[Route], keys: Keys | None = None) -> None:
         self.routes = tuple(routes)
-        self._router = Router(self.routes, redirect_slashes=False)
+        router = Router(self.routes, redirect_slashes=False).app
+        self._serve = router if keys is None else RequireKey(router, keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request to its end."""
@@ -47,7 +51,7 @@ class App:
 
         scope["app"] = self  # without it the router answers what it does not know in plain text
         try:
-            await self._router.app(scope, receive, sending)
+            await self._serve(scope, receive, sending)
         except Exception as error:
             answer = self._answer(scope, error)
         except asyncio.CancelledError:

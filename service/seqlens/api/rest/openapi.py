@@ -15,6 +15,7 @@ from seqlens import __version__
 from seqlens.api.rest.answers import JSON, bytes_answer
 from seqlens.api.rest.openapi_operations import OIP, OURS, SERVER, Operation, json_of, operations
 from seqlens.api.rest.openapi_schemas import reference, schemas
+from seqlens.api.rest.security import is_open
 from seqlens.api.rest.sequence_answers import to_json
 
 Json = dict[str, Any]
@@ -31,9 +32,9 @@ _TAGS = {
 }
 
 
-def routes() -> list[Route]:
+def routes(*, with_keys: bool = False) -> list[Route]:
     """The document, built once, and the page with its parts, which come from this server alone."""
-    text = to_json(document())
+    text = to_json(with_key(document()) if with_keys else document())
     folder = Path(str(files("seqlens") / "web"))
     static = StaticFiles(directory=folder / "docs")
     static.all_directories += [folder / "swagger-ui"]
@@ -80,6 +81,16 @@ def document() -> Json:
     }
 
 
+def with_key(document: Json) -> Json:
+    """The document of a server that asks for keys; its page lets people enter one."""
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path, methods in document["paths"].items():
+        for operation in methods.values() if not is_open(path) else ():
+            operation["security"] = [{"key": []}]
+            operation["responses"]["401"] = _error(HTTPStatus.UNAUTHORIZED)
+    return document
+
+
 def _operation(operation: Operation) -> Json:
     written: Json = {
         "operationId": _operation_id(operation),
@@ -117,11 +128,10 @@ def _responses(operation: Operation) -> Json:
     answer: Json = {"description": HTTPStatus.OK.phrase}
     if operation.answer:
         answer["content"] = operation.answer
-    errors = {
-        str(status): {
-            "description": HTTPStatus(status).phrase,
-            "content": json_of(reference("Error")),
-        }
-        for status in sorted(set(operation.errors))
-    }
+    errors = {str(status): _error(status) for status in sorted(set(operation.errors))}
     return {"200": answer, **errors}
+
+
+def _error(status: int) -> Json:
+    content = json_of(reference("Error"))
+    return {"description": HTTPStatus(status).phrase, "content": content}

@@ -10,7 +10,10 @@ from typing import cast
 import uvicorn
 from starlette.types import ASGIApp
 
+from seqlens.api.certificates import Certificates
 from seqlens.api.rest.protocol import RestProtocol, WireState
+from seqlens.api.rest.security import renewing_context
+from seqlens.api.watched import Watched
 from seqlens.settings import LimitSettings
 
 # Waits until no call has begun for so many seconds, but not longer than the second number.
@@ -46,7 +49,13 @@ class _Uvicorn(uvicorn.Server):
 class RestServer:
     """Listens for requests. Must be made inside the running event loop."""
 
-    def __init__(self, app: ASGIApp, limits: LimitSettings, quiet: Quiet) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: LimitSettings,
+        quiet: Quiet,
+        certificates: Watched[Certificates] | None = None,
+    ) -> None:
         self._quiet = quiet
         self._state = WireState(limits)
         self._config = uvicorn.Config(
@@ -62,6 +71,9 @@ class RestServer:
             proxy_headers=False,
             backlog=BACKLOG,
         )
+        self._config.load()
+        if certificates is not None:
+            self._config.ssl = renewing_context(certificates)
         self._server = _Uvicorn(self._config)
         self._listening: socket.socket | None = None
         self._serving: asyncio.Task[None] | None = None
