@@ -165,8 +165,8 @@ class ServerSettings:
         Upper bounds of the length ranges in metrics, in tokens.
     log_requests
         Write one log line for each request.
-    model_control
-        Let clients load and unload the models of the repository.
+    remote_control
+        Let clients load and unload models, and change the trace and log settings.
     accept_model_files
         Let clients send the files of a model that they load.
     shared_memory
@@ -187,7 +187,7 @@ class ServerSettings:
     drain_seconds: float = 10.0
     length_buckets: tuple[int, ...] = (16, 32, 64, 128, 256, 512, 1024)
     log_requests: bool = False
-    model_control: bool = True
+    remote_control: bool = True
     accept_model_files: bool = False
     shared_memory: bool = True
     trace_file: Path | None = None

@@ -17,7 +17,7 @@ def own_target(
     """A server of one model, which tests may unload."""
     folder = tmp_path_factory.mktemp("own")
     shutil.copytree(repository / "rnn-onnx", folder / "rnn-onnx")
-    return str(serve_for_module(folder, "--model-control").grpc)
+    return str(serve_for_module(folder, "--remote-control").grpc)
 
 
 async def test_models_are_unloaded_and_loaded(face: Any, own_target: str) -> None:

@@ -270,20 +270,26 @@ def test_files_are_not_taken_unless_the_settings_say_so(target: str) -> None:
 def test_clients_control_nothing_and_share_no_memory_where_the_settings_forbid_it(
     tmp_path: Path, start_server: Any
 ) -> None:
-    running = start_server(tmp_path, "--no-model-control", "--no-shared-memory")
+    running = start_server(tmp_path, "--no-remote-control", "--no-shared-memory")
     region = pb.SystemSharedMemoryRegisterRequest(name="r", key="/r", byte_size=1)
+    trace, logs = pb.TraceSettingRequest(), pb.LogSettingsRequest()
+    trace.settings["trace_rate"].value.append("5")
+    logs.settings["log_info"].bool_param = False
     with grpc.insecure_channel(running.grpc) as channel:
         stub = GRPCInferenceServiceStub(channel)
         requests = (
             lambda: stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="m")),
             lambda: stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="m")),
+            lambda: stub.TraceSetting(trace),
+            lambda: stub.LogSettings(logs),
             lambda: stub.SystemSharedMemoryRegister(region),
         )
-        settings = ("model_control", "model_control", "shared_memory")
+        settings = ("remote_control",) * 4 + ("shared_memory",)
         for request, setting in zip(requests, settings, strict=True):
             code, message = refusal(request)
             assert code == "PERMISSION_DENIED"
             assert setting in message
         assert not stub.RepositoryIndex(pb.RepositoryIndexRequest()).models
+        assert stub.LogSettings(pb.LogSettingsRequest()).settings["log_info"].bool_param
         announced = stub.ServerMetadata(pb.ServerMetadataRequest()).extensions
         assert "system_shared_memory" not in announced

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 
+from seqlens.api.control.permission import check_permitted
 from seqlens.api.core import Core
 from seqlens.api.message_bounds import shown
 from seqlens.errors import InvalidRequest
@@ -25,12 +26,17 @@ class LogCalls:
 
     def __init__(self, core: Core) -> None:
         self._switches = core.logs
+        self._settings = core.settings
 
     async def LogSettings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
-        """Change what is stated, and tell all settings. Raises ``InvalidRequest``."""
+        """Change what is stated, and tell all settings.
+
+        Raises ``InvalidRequest``, ``NotPermitted``.
+        """
         stated = {name: _read(name, value) for name, value in request.settings.items()}
         stated.pop("log_file", None)  # checked to be what it is
         if stated:
+            check_permitted(self._settings)
             self._switches.change(**stated)
         response = pb.LogSettingsResponse()
         for name, value in {"log_file": "", **asdict(self._switches.settings)}.items():

@@ -5,6 +5,7 @@ import binascii
 from base64 import b64decode
 from collections.abc import Coroutine, Mapping
 
+from seqlens.api.control.permission import check_permitted
 from seqlens.api.core import Core
 from seqlens.api.message_bounds import shown
 from seqlens.errors import InvalidRequest, NotPermitted
@@ -46,7 +47,7 @@ class RepositoryCalls:
 
         Raises ``NotPermitted``, ``InvalidRequest``, ``ModelNotFound``, ``ModelRejected``.
         """
-        self._check_permitted()
+        check_permitted(self._settings)
         name = _model_name(request)
         sent = _read_sent(request.parameters)
         if sent.files and not self._settings.accept_model_files:
@@ -64,15 +65,9 @@ class RepositoryCalls:
         ``unload_dependents`` may be asked for: no model depends on another. Raises
         ``NotPermitted``, ``ModelNotFound``.
         """
-        self._check_permitted()
+        check_permitted(self._settings)
         await self._to_the_end(self._repository.unload(_model_name(request)))
         return pb.RepositoryModelUnloadResponse()
-
-    def _check_permitted(self) -> None:
-        if not self._settings.model_control:
-            raise NotPermitted(
-                "this server does not let clients load or unload models (model_control)"
-            )
 
     async def _to_the_end(self, change: Coroutine[None, None, None]) -> None:
         """Once begun it is ended, even if the caller leaves: half a load helps nobody."""
