@@ -1,19 +1,39 @@
 """What all clients are asked: sequences of several lengths, padded, with their lengths."""
 
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import copytree
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.conftest import RunningServer
+from tests.conftest import RunningServer, serving
 
 from seqlens_zoo.antecedent import VOCABULARY
 from seqlens_zoo.bodies import BODY_NAMES
 from seqlens_zoo.weights import reference
+
+CHANGING_MODEL = "rnn-onnx"
 
 
 @pytest.fixture(scope="session")
 def rest(server: RunningServer) -> str:
     """Address of the shared server for REST."""
     return server.rest
+
+
+@pytest.fixture(scope="session")
+def changing_server(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServer]:
+    """A server of CHANGING_MODEL alone, for tests that unload it and set what can be set.
+
+    They leave it as they found it. Its traces go to ``traces.json`` beside its log.
+    """
+    models, folder = tmp_path_factory.mktemp("one-model"), tmp_path_factory.mktemp("changing")
+    copytree(repository / CHANGING_MODEL, models / CHANGING_MODEL)
+    with serving(models, folder, "--trace-file", str(folder / "traces.json")) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

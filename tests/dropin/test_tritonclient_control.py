@@ -4,43 +4,23 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from pathlib import Path
-from shutil import copytree
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.conftest import RunningServer
+from tests.dropin.conftest import CHANGING_MODEL as MODEL
 from tests.dropin.triton_client import KINDS, TritonClient, connected
 from tritonclient.utils import InferenceServerException
 
-MODEL = "rnn-onnx"
 TOKENS = np.array([[2, 3, 4]])
-
-
-@pytest.fixture(scope="module")
-def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("traces") / "trace.json"
-
-
-@pytest.fixture(scope="module")
-def own_server(
-    repository: Path,
-    traces: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    serve_for_module: Callable[..., RunningServer],
-) -> RunningServer:
-    """A server of one model, which is changed."""
-    folder = tmp_path_factory.mktemp("one-model")
-    copytree(repository / MODEL, folder / MODEL)
-    return serve_for_module(folder, "--trace-file", str(traces))
 
 
 @pytest.fixture(params=KINDS)
 async def triton(
-    request: pytest.FixtureRequest, own_server: RunningServer
+    request: pytest.FixtureRequest, changing_server: RunningServer
 ) -> AsyncIterator[TritonClient]:
-    async with connected(request.param, own_server) as client:
+    async with connected(request.param, changing_server) as client:
         yield client
 
 
@@ -125,8 +105,9 @@ async def test_statistics_count_what_was_asked(triton: TritonClient) -> None:
 
 
 @pytest.fixture
-def traced(own_server: RunningServer, traces: Path) -> Callable[[], list[str]]:
+def traced(changing_server: RunningServer) -> Callable[[], list[str]]:
     """What has been traced in this test: ids of requests, once there are two."""
+    traces = changing_server.log.with_name("traces.json")
     traces.unlink(missing_ok=True)
 
     def ids() -> list[str]:
