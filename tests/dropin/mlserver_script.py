@@ -55,14 +55,10 @@ def over_grpc(address: str, model: str, rows: list[list[int]]) -> dict[str, Any]
     return told
 
 
-def metadata(stub: GRPCInferenceServiceStub, model: str) -> str:
-    """Field 6 holds texts in the protocol, and messages in MLServer's copy of it."""
-    try:
-        told = stub.ModelMetadata(pb.ModelMetadataRequest(name=model))
-    except grpc.RpcError as error:
-        return error.details()
-    described = ModelMetadataResponseConverter.to_types(told)
-    return ",".join(tensor.name for tensor in described.inputs)
+def metadata(stub: GRPCInferenceServiceStub, model: str) -> list[str]:
+    """Names of the inputs."""
+    told = stub.ModelMetadata(pb.ModelMetadataRequest(name=model))
+    return [one.name for one in ModelMetadataResponseConverter.to_types(told).inputs]
 
 
 def control(stub: GRPCInferenceServiceStub, model: str) -> dict[str, Any]:

@@ -265,7 +265,7 @@ class ModelMetadataResponse(_message.Message):
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelMetadataResponse.TensorMetadata]: ...
     @_builtins.property
     def properties(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """SeqLens: architecture, time axes, strategy, ..."""
+        """never sent: a map of another kind in MLServer"""
 
     def __init__(
         self,

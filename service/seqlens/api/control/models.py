@@ -19,7 +19,7 @@ class ModelCalls:
         return pb.ModelReadyResponse(ready=self._models.ready(request.name, request.version))
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
-        """Versions, platform, inputs, outputs, and in ``properties`` what was found."""
+        """Versions, platform, inputs and outputs; over REST, in ``properties``, what was found."""
         model = self._models.repository.get(request.name, request.version)
         return model_metadata(model, self._models.versions(model.name))
 

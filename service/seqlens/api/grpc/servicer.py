@@ -16,11 +16,26 @@ from seqlens.api.grpc.streaming import GrpcInferenceStream
 
 def inference_servicer(core: Core, control: dict[str, ControlCall]) -> SimpleNamespace:
     """A method for every RPC of the service; see ``seqlens_wire.services.add_servicer``."""
+    control = {**control, "ModelMetadata": _without_properties(control["ModelMetadata"])}
     return SimpleNamespace(
         ModelInfer=GrpcInference(core).ModelInfer,
         ModelStreamInfer=GrpcInferenceStream(core).ModelStreamInfer,
         **{name: _control_method(call) for name, call in control.items()},
     )
+
+
+def _without_properties(call: ControlCall) -> ControlCall:
+    """MLServer has a map of another kind in the same field, and its client fails on this one.
+
+    ``ModelConfig`` and ``DescribeModel`` tell the same, and REST, where names tell them apart.
+    """
+
+    async def metadata(request: Any) -> Message:
+        response = await call(request)
+        response.ClearField("properties")
+        return response
+
+    return metadata
 
 
 def _control_method(call: ControlCall) -> Callable[[Any, Context], Awaitable[Message]]:
