@@ -96,7 +96,8 @@ def conform(array: Array, datatype: str, *, field: str = "array") -> Array:
         return _narrow(array, kind, field)
     if kind.kind == "f" and array.dtype.kind in "iuf":
         return _to_float(array, kind, field)
-    raise TensorError(field, got=f"dtype {array.dtype}", expected=f"values for {datatype}")
+    got = f"values of {datatype_of(array, field=field)}"
+    raise TensorError(field, got=got, expected=f"values for {datatype}")
 
 
 def _narrow(array: Array, kind: Datatype, field: str) -> Array:

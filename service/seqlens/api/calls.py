@@ -26,6 +26,7 @@ class Call:
     id: str = ""  # that the caller gave
     longest: int | None = None  # positions of its longest sequence; None: no time axis
     sequences: int = 0  # answered
+    code: str = "OK"  # with which it ends
     timings: Timings = field(default_factory=Timings)
 
     @contextmanager
@@ -100,22 +101,22 @@ class Calls:
         ``why_left`` gives the code of a request that was cancelled: CANCELLED, or
         DEADLINE_EXCEEDED where it was the caller's own deadline.
         """
-        call, start, code = Call(), time.perf_counter(), "OK"
+        call, start = Call(), time.perf_counter()
         try:
             with self.running():
                 yield call
         except asyncio.CancelledError:
-            code = why_left()
+            call.code = why_left()
             raise
         except SeqLensError as error:
-            code = error.grpc_code
+            call.code = error.grpc_code
             self.refused(call.labels, error)
             raise
         except BaseException:
-            code = "INTERNAL"
+            call.code = "INTERNAL"
             raise
         finally:
-            self.report(call, protocol, method, code, time.perf_counter() - start)
+            self.report(call, protocol, method, call.code, time.perf_counter() - start)
 
     def report(
         self, call: Call, protocol: Protocol, method: Method, code: str, seconds: float
@@ -145,11 +146,17 @@ class Calls:
             self._tracing.finished(call.labels, call.id, timings, seconds)
 
     def note(self, call: Call, outcomes: Sequence[SequenceAnswer | SeqLensError]) -> None:
-        """Note how the sequences of a request ended, each by itself."""
+        """Note how the sequences of a request ended, each by itself.
+
+        A request with no answer to any of them is one that failed, though the message that
+        tells so for each is fine.
+        """
         call.answered([one for one in outcomes if isinstance(one, SequenceAnswer)])
-        for one in outcomes:
-            if isinstance(one, SeqLensError):
-                self.refused(call.labels, one)
+        errors = [one for one in outcomes if isinstance(one, SeqLensError)]
+        for error in errors:
+            self.refused(call.labels, error)
+        if errors and not call.sequences:
+            call.code = errors[0].grpc_code
 
     def refused(self, labels: ModelLabels, error: SeqLensError) -> None:
         """Count what was refused for its length or size; queues count their own refusals."""

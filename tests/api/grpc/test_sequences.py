@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from seqlens_wire.pb import open_inference_pb2 as oip
 from seqlens_wire.pb import sequences_pb2 as pb
+from seqlens_wire.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from seqlens_wire.pb.sequences_pb2_grpc import SequenceServiceStub
 from seqlens_wire.ragged import pack, unpack
 from seqlens_zoo.antecedent import KITTEN_SENTENCE, VOCABULARY, encode
@@ -322,3 +324,21 @@ def test_a_model_describes_itself(stub: SequenceServiceStub) -> None:
     assert (inputs["tokens"].batch_axis, inputs["tokens"].time_axis) == (0, 1)
     assert not inputs["lengths"].HasField("time_axis")
     assert inputs["lengths"].made_by_server
+
+
+@pytest.mark.parametrize(
+    ("sequences", "success", "fail"), [([[3]], 1, 0), ([[3], [-1]], 1, 0), ([[-1], []], 0, 1)]
+)
+def test_a_batch_without_an_answer_is_no_success(
+    sequences: list[list[int]], success: int, fail: int, target: str
+) -> None:
+    wanted = oip.ModelStatisticsRequest(name="rnn-onnx")
+    with grpc.insecure_channel(target) as channel:
+        inference, stub = GRPCInferenceServiceStub(channel), SequenceServiceStub(channel)
+        before = inference.ModelStatistics(wanted).model_stats[0].inference_stats
+        stub.ProcessBatch(
+            pb.ProcessBatchRequest(model_name="rnn-onnx", sequences=ragged(sequences))
+        )
+        after = inference.ModelStatistics(wanted).model_stats[0].inference_stats
+    assert after.success.count - before.success.count == success
+    assert after.fail.count - before.fail.count == fail

@@ -1,11 +1,13 @@
-"""Health, reflection and what the server says as a whole."""
+"""Health, reflection, bursts, and what the server says as a whole."""
 
+import asyncio
 import contextlib
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import grpc.aio
 import pytest
 from google.protobuf import json_format
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -138,3 +140,11 @@ def test_names_that_clients_make_up_have_no_series(server: Any, channel: grpc.Ch
         with pytest.raises(grpc.RpcError):
             stub.ModelInfer(known)
     assert "made-up" not in metrics(server, "text/plain")[1]
+
+
+async def test_a_burst_of_calls_is_answered_to_the_last(target: str) -> None:
+    async with grpc.aio.insecure_channel(target) as channel:
+        stub: Any = GRPCInferenceServiceStub(channel)
+        calls = [stub.ServerReady(pb.ServerReadyRequest()) for _ in range(5_000)]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert [one for one in outcomes if isinstance(one, BaseException)] == []

@@ -82,12 +82,17 @@ class GrpcServer:
 
 def _options(settings: ServerSettings) -> list[tuple[str, int]]:
     size = settings.limits.max_message_bytes
+    calls = settings.limits.max_concurrent_rpcs
     return [
         ("grpc.max_receive_message_length", size),
         ("grpc.max_send_message_length", size),
         # Otherwise a second server on the same port starts without an error and takes half of
         # the calls.
         ("grpc.so_reuseport", 0),
+        # A burst waits here until this process takes its calls up. Beyond 1,000 of them gRPC would
+        # cancel some by chance, with a code that says that the caller did it.
+        ("grpc.server.max_pending_requests", calls),
+        ("grpc.server.max_pending_requests_hard_limit", calls),
         # Clients may keep idle connections alive with a ping every 10 s or less often.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
