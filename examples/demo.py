@@ -1,13 +1,14 @@
 """Watch three architectures, each in two formats, answer the same sentences from one server.
 
-Starts `seqlens serve` on free ports, asks all six example models about the kitten sentence and
-about a few hundred generated sentences of 6 to 250 words, compares every answer with eager
-PyTorch, and prints what was measured. Exits 0 only if every answer agrees.
+Starts `seqlens serve` on free ports, asks all six example models about the kitten sentence, over
+gRPC and REST, and about a few hundred generated sentences of 6 to 250 words, compares every answer
+with eager PyTorch, and prints what was measured. Exits 0 only if every answer agrees.
 
     python examples/demo.py [--repository build/repository] [--sentences 300]
 """
 
 import argparse
+import json
 import re
 import subprocess
 import sys
@@ -48,6 +49,7 @@ class Run:
 
     promised: float  # largest difference between batched and alone, as the server states it
     kitten: Result
+    kitten_over_rest: Logits
     batched: list[Result]  # through one stream, many at a time
     alone: list[Result]  # one request after the other
 
@@ -58,6 +60,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Addresses:
+    rest: str
     grpc: str
     metrics: str
 
@@ -81,7 +84,7 @@ def served(repository: Path) -> Iterator[Addresses]:
         print(line)
         parts = dict(part.split("=", 1) for part in line.split()[1:])
         try:
-            yield Addresses(parts["grpc"], parts["metrics"])
+            yield Addresses(parts["rest"], parts["grpc"], parts["metrics"])
         finally:
             process.terminate()
 
@@ -98,7 +101,17 @@ def sentences(count: int) -> list[AntecedentText]:
     return made
 
 
-def ask(client: Client, model: str, texts: Sequence[str], progress: Progress) -> Run:
+def ask_over_rest(address: str, model: str, text: str) -> Logits:
+    """The same question as `curl` asks it."""
+    url = f"http://{address}/v1/models/{model}/process"
+    body = json.dumps({"sequence": text}).encode()
+    with urllib.request.urlopen(url, body) as answer:
+        (result,) = json.load(answer)["results"]
+    (logits,) = result["outputs"].values()
+    return np.array(logits, np.float32)
+
+
+def ask(client: Client, rest: str, model: str, texts: Sequence[str], progress: Progress) -> Run:
     """Everything that one model is asked, with a progress bar."""
     task = progress.add_task(model, total=2 * len(texts))
     batched = []
@@ -110,7 +123,8 @@ def ask(client: Client, model: str, texts: Sequence[str], progress: Progress) ->
         alone.append(client.infer(model, text))
         progress.advance(task)
     promised = client.describe(model).proof.tolerance
-    return Run(promised, client.infer(model, KITTEN_SENTENCE), batched, alone)
+    kitten = client.infer(model, KITTEN_SENTENCE)
+    return Run(promised, kitten, ask_over_rest(rest, model, KITTEN_SENTENCE), batched, alone)
 
 
 def probabilities(logits: Logits) -> Logits:
@@ -135,6 +149,8 @@ def latency(run: Run, low: int, high: int) -> str:
         for result in run.batched
         if low <= result.length <= high
     ]
+    if not seconds:
+        return "-"
     p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
     return f"{p50:.1f} / {p99:.1f}"
 
@@ -200,6 +216,8 @@ def disagreements(runs: dict[str, Run], expected: dict[str, Logits]) -> list[str
         batching = difference(run.batched, np.stack([result.output for result in run.alone]))
         if not batching <= run.promised:
             found.append(f"{model}: batched and alone differ by {batching:.1e}")
+        if not np.array_equal(run.kitten.output, run.kitten_over_rest):
+            found.append(f"{model}: gRPC and REST differ")
         kitten = reference(model.split("-")[0], [encode(KITTEN_SENTENCE)])
         for what, results, logits in (
             ("batched", run.batched, expected[model]),
@@ -225,7 +243,7 @@ def ask_all(repository: Path, texts: Sequence[str], console: Console) -> tuple[d
     with served(repository) as addresses, Client(addresses.grpc) as client:
         with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
             runs = {
-                f"{name}-{form}": ask(client, f"{name}-{form}", texts, progress)
+                f"{name}-{form}": ask(client, addresses.rest, f"{name}-{form}", texts, progress)
                 for name in ARCHITECTURES
                 for form in FORMATS
             }
@@ -279,7 +297,7 @@ def main() -> None:
     found = disagreements(runs, expected)
     if found:
         sys.exit("answers that disagree: " + "; ".join(found))
-    answers = sum(len(run.batched) + len(run.alone) + 1 for run in runs.values())
+    answers = sum(len(run.batched) + len(run.alone) + 2 for run in runs.values())
     console.print(f"all {answers} answers agree with PyTorch within {TOLERANCE}", highlight=False)
     if options.picture:
         save_picture(console, options.picture)
