@@ -26,6 +26,7 @@ from seqlens.api.requests import (
 )
 from seqlens.api.rows import input_named, join, split
 from seqlens.api.served import Served
+from seqlens.api.turns import Turns
 from seqlens.api.validation import check_names, check_outputs, check_tensor
 from seqlens.errors import DeadlinePassed, InvalidRequest, NotOffered, SeqLensError
 from seqlens.graphs.anatomy import InputRole, ModelAnatomy
@@ -55,6 +56,7 @@ class Inference:
 
     def __init__(self, limits: LimitSettings) -> None:
         self._limits = limits
+        self._turns = Turns()
 
     async def infer(
         self, served: Served, request: InferRequest, call: Call, *, streamed: bool = False
@@ -68,13 +70,14 @@ class Inference:
         model, call.id = served.model, request.id
         _refuse_sequences(model, request)
         names = check_outputs(model.anatomy, [output.name for output in request.outputs])
-        self._check_row_count(model.anatomy, request.inputs)
+        await self._turns.take(self._count_rows(model.anatomy, request.inputs))
         size = sum(tensor.array.nbytes for tensor in request.inputs)
         sequences, rows = await off_loop_if_large(size, _take_apart, model, request.inputs)
         call.longest = None if rows.time is None else max(rows.lengths)
         urgency = request.urgency.in_force(model.scheduler)
         if streamed:
             await _room_for_stream(served, sequences, urgency)
+        await self._turns.take(len(sequences))
         futures = _submit(served, sequences, urgency, streamed=streamed)
         answers = await _all_or_none(futures)
         call.answered(answers)
@@ -94,6 +97,7 @@ class Inference:
         Texts are turned into token ids; errors stay where they are. Raises ``InvalidRequest``
         where nothing but texts comes for a model without a tokenizer.
         """
+        await self._turns.take(len(requests))
         most = model.max_length * MAX_CHARACTERS_PER_TOKEN
         ids = iter(await _token_ids(model, requests, most))
         limits = length_limits(model)
@@ -113,6 +117,7 @@ class Inference:
                 checked.append(_as_it_runs(model, sequence))
             except SeqLensError as error:
                 checked.append(error)
+        await self._turns.take(len(checked))  # callers hand them over next
         return checked
 
     def start(
@@ -147,13 +152,17 @@ class Inference:
             return [late if isinstance(one, InputSequence) else one for one in checked]
         return self.start(served, checked, urgency, streamed=True)
 
-    def _check_row_count(self, anatomy: ModelAnatomy, tensors: Sequence[NamedTensor]) -> None:
+    def _count_rows(self, anatomy: ModelAnatomy, tensors: Sequence[NamedTensor]) -> int:
+        """Most rows of any tensor. Raises ``MessageTooLarge``."""
+        most = 0
         for tensor in tensors:
             spec = anatomy.input(tensor.name)
             shape = tensor.array.shape
             if spec and spec.batch_axis is not None and spec.batch_axis < len(shape):
                 rows = shape[spec.batch_axis]
                 check_count(f"inputs.{spec.name}", rows, self._limits.max_message_sequences)
+                most = max(most, rows)
+        return most
 
 
 async def outcomes(started: Sequence[Started]) -> list[Outcome]:

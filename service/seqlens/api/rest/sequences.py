@@ -26,6 +26,9 @@ from seqlens.repository.loading import LoadedModel
 from seqlens.repository.states import ModelEntry
 from seqlens.sequences import SequenceAnswer, array_bytes
 
+# The shortest sequences are ten bytes of JSON, and take as long as many more that are copied.
+READ_COST = 64
+
 _SEQUENCE = {
     "description": "A text for the tokenizer, a nested list for the only input, time first, or "
     "an object of inputs.",
@@ -90,7 +93,7 @@ class _Endpoints:
             call.labels = core.models.find(name, "").model.metric_labels
             body = await read_body(request, core.settings.limits)
             asked = await off_loop_if_large(len(body), read_json, _REQUEST, body)
-            read = partial(self._read, asked, len(body))
+            read = partial(self._read, asked, READ_COST * len(body))
             batch = await answer_batch(core, call, _batch_request(name, asked), read)
             if asked.sequence is not msgspec.UNSET:
                 _raise_if_wrong(batch)
