@@ -256,6 +256,18 @@ def test_a_client_that_reads_nothing_of_a_stream_is_cut_off(hasty: Any) -> None:
             connection.answer()
 
 
+def test_a_large_answer_may_be_read_for_longer_than_an_idle_connection_lasts(hasty: Any) -> None:
+    got, size, start = 0, 40_000_000, time.monotonic()
+    with wire(hasty.address) as connection:
+        connection.send(head("GET", f"/bytes/{size}"))
+        while got < size:
+            data = connection.socket.recv(1 << 20)
+            assert data, f"cut off after {got} bytes"
+            got += len(data)
+            time.sleep(0.03)
+    assert time.monotonic() - start > 1.0
+
+
 def test_a_client_that_reads_slowly_is_not_cut_off(hasty: Any) -> None:
     count, got = 300, 0
     with wire(hasty.address) as connection:

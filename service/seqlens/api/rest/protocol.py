@@ -65,8 +65,6 @@ class RestProtocol(HttpToolsProtocol):
         self._lingering = False
         self._timer: asyncio.TimerHandle | None = None  # for a head, or a body nobody wants
 
-    # Connection
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the client its time to begin."""
         super().connection_made(transport)
@@ -91,8 +89,6 @@ class RestProtocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             super().shutdown()
-
-    # Reading
 
     def data_received(self, data: bytes) -> None:
         """Parse as much as may be parsed now."""
@@ -151,8 +147,6 @@ class RestProtocol(HttpToolsProtocol):
     def _deaf(self) -> bool:
         return bool(self._refusal) or self._lingering or self.transport.is_closing()
 
-    # Callbacks of the parser
-
     def on_message_begin(self) -> None:
         """A head begins."""
         if self._replaying:
@@ -195,8 +189,6 @@ class RestProtocol(HttpToolsProtocol):
         else:
             # Otherwise the end of the connection would not be seen.
             self.flow.resume_reading()
-
-    # Answering
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
@@ -248,8 +240,6 @@ class RestProtocol(HttpToolsProtocol):
             self.transport.write(self._refusal)
         self._linger()
 
-    # Ending
-
     def _end(self) -> None:
         """Close, but not in the face of a client that still sends: it would lose the answer."""
         if self._held or self.pipeline or (self.cycle is not None and self.cycle.more_body):
@@ -266,8 +256,6 @@ class RestProtocol(HttpToolsProtocol):
             self.transport.write_eof()
         self.flow.resume_reading()
         self._start_timer(UNREAD_SECONDS, self.transport.abort)
-
-    # Time
 
     def _start_timer(self, seconds: float, then: Any) -> None:
         self._stop_timer()
@@ -298,7 +286,9 @@ class RestProtocol(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         """Close a connection on which nothing happens."""
-        if self.transport.get_write_buffer_size():
+        if self.flow.write_paused:
+            self._keep_alive()  # a large answer is still being read; ``flow`` sees that it is
+        elif self.transport.get_write_buffer_size():
             self.transport.abort()  # closing would wait for the client to read the rest
         else:
             self.transport.close()
