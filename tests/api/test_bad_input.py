@@ -195,9 +195,11 @@ CASES = {
     "rank": (request(tokens=[2, 3]), INVALID, "inputs.tokens.shape", "rank 1", "rank 2"),
     "feature size": (masked(np.ones((1, 2, 4))), INVALID, "inputs.x.shape", "[1, 2, 4]", "3"),
     "element count": (with_shape([1, 3]), INVALID, "inputs.tokens", "16 bytes", "24 bytes"),
-    "negative shape": (with_shape([1, -2]), INVALID, "inputs.tokens", "[1, -2]", "no negative"),
+    "negative shape": (
+        with_shape([1, -2]), INVALID, "inputs.tokens.shape", "[1, -2]", "no negative"
+    ),
     "overflowing shape": (
-        with_shape([2**62, 2**62]), INVALID, "inputs.tokens", str(2**62), "fewer elements"
+        with_shape([2**62, 2**62]), INVALID, "inputs.tokens.shape", str(2**62), "fewer elements"
     ),
     "no position": (
         request(tokens=np.zeros((1, 0), np.int64)),

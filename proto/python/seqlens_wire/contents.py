@@ -19,12 +19,12 @@ def read_contents(
 
     Raises ``TensorError`` for ``field``: another field is filled, the number of elements does
     not agree with the shape, a value does not fit INT8, UINT8, INT16 or UINT16, or the datatype
-    has no typed form (FP16, BF16).
+    has no typed form (FP16, BF16). For a shape that cannot be it is that of its ``.shape``.
     """
     kind = find_datatype(datatype, field=field)
     name = _field_name(contents, kind, field)
     values = getattr(contents, name)
-    count = element_count(shape, field=field)
+    count = element_count(shape, field=f"{field}.shape")
     if len(values) != count:
         raise TensorError(
             field,

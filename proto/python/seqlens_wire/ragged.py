@@ -50,7 +50,8 @@ def unpack(tensor: RaggedTensor, *, field: str = "") -> list[Array]:
     field = field or tensor.name
     shapes = _row_shapes(tensor, field)
     counts = [element_count(shape, field=field) for shape in shapes]
-    flat = decode(tensor.values, tensor.datatype, [sum(counts)], field=field)
+    total = element_count([sum(counts)], field=field)
+    flat = decode(tensor.values, tensor.datatype, [total], field=field)
     ends = itertools.accumulate(counts)
     return [
         flat[end - count : end].reshape(shape)

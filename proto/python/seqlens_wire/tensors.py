@@ -48,10 +48,11 @@ def decode(
     """Array of the given shape from its raw form.
 
     A read-only view of ``data`` where bytes and array are the same (all datatypes but BF16 and
-    BYTES). Sizes are checked before anything is allocated. Raises ``TensorError`` for ``field``.
+    BYTES). Sizes are checked before anything is allocated. Raises ``TensorError`` for ``field``,
+    or its ``.shape``.
     """
     kind = find_datatype(datatype, field=field)
-    count = element_count(shape, field=field)
+    count = element_count(shape, field=f"{field}.shape")
     if kind is BYTES:
         return _decode_bytes(data, count, field).reshape(shape)
     _check_size(len(data), count * kind.wire_dtype.itemsize, kind, shape, field)
