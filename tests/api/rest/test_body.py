@@ -97,6 +97,15 @@ def test_bad_compression_is_refused_and_the_connection_goes_on(
         assert connection.send(post("/echo", b"good")).answer().body == b"good"
 
 
+def test_a_body_compressed_on_its_way_is_refused_and_the_connection_goes_on(probe: Any) -> None:
+    """The parser undoes the chunks alone: what is in them is not the body yet."""
+    coded = head("POST", "/echo", "transfer-encoding: gzip, chunked").encode()
+    with wire(probe.address) as connection:
+        answer = connection.send(coded + chunked(gzip.compress(BODY), 1_000)).answer()
+        assert (answer.status, "transfer-encoding" in answer.error) == (415, True)
+        assert connection.send(post("/echo", b"good")).answer().body == b"good"
+
+
 def test_a_length_beyond_the_limit_is_refused_before_the_body_is_read(probe: Any) -> None:
     for length in (LIMIT + 1, 10**12, 2**63 - 1):
         with wire(probe.address) as connection:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import RunningServer, StartServer
-from tests.support.http_wire import ask, post
+from tests.support.http_wire import ask, head, post
 from tests.support.line_stream import CONTENT_TYPE, LineStream, line_stream
 
 from seqlens_client import Client
@@ -125,8 +125,11 @@ def test_damaged_gzip_ends_the_stream_with_an_error(server: RunningServer, body:
     assert "gzip" in last["error"]["message"]
 
 
-def test_an_unknown_encoding_is_refused(server: RunningServer) -> None:
-    answer = ask(server.rest, post(NDJSON, b"[5]\n", CONTENT_TYPE, "content-encoding: br"))
+@pytest.mark.parametrize("lines", [("br", "chunked"), ("gzip", "gzip, chunked")])
+def test_an_unknown_encoding_is_refused(server: RunningServer, lines: tuple[str, str]) -> None:
+    content, transfer = f"content-encoding: {lines[0]}", f"transfer-encoding: {lines[1]}"
+    begun = head("POST", NDJSON, CONTENT_TYPE, content, transfer)
+    answer = ask(server.rest, begun + "0\r\n\r\n")
     assert answer.status == 415
 
 

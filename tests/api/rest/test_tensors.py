@@ -229,6 +229,7 @@ class TestRequests:
             (b'{"inputs":[],"outputs":[{}]}', "outputs[0].name"),
             (b'{"inputs":[],"parameters":[]}', "parameters"),
             (b'{"inputs":[],"parameters":{"timeout":[]}}', "parameters.timeout"),
+            (b'{"inputs":[],"parameters":{"timeout":1e400}}', "parameters.timeout"),
             (b'{"inputs":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "inputs[0]"),
             (b'{"inputs":[],"more":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "body"),
             (

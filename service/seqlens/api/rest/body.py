@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from seqlens.api.rest.encodings import decompress, read_encodings
-from seqlens.errors import BodyTooLarge, BodyTooSlow
+from seqlens.errors import BodyTooLarge, BodyTooSlow, UnknownEncoding
 from seqlens.settings import LimitSettings
 
 # A thousand times as much may come out of compressed data: more is not for the event loop.
@@ -22,7 +22,7 @@ async def read_body(request: Request, limits: LimitSettings) -> bytes:
     longer than ``limits.body_timeout_seconds``, ``UnknownEncoding``, and ``InvalidRequest`` for
     damaged data.
     """
-    encodings = _check_headers(request.scope["headers"], limits.max_message_bytes)
+    encodings = check_headers(request.scope["headers"], limits.max_message_bytes)
     data = await _receive_all(request.receive, limits)
     if not data or not encodings:
         return data
@@ -31,14 +31,23 @@ async def read_body(request: Request, limits: LimitSettings) -> bytes:
     return await asyncio.to_thread(decompress, data, encodings, limits.max_message_bytes)
 
 
-def _check_headers(headers: Sequence[tuple[bytes, bytes]], limit: int) -> tuple[str, ...]:
-    """The body's encodings; refuses what its headers alone show to be wrong."""
+def check_headers(headers: Sequence[tuple[bytes, bytes]], limit: int | None) -> tuple[str, ...]:
+    """The body's encodings, in the order they were applied.
+
+    Raises ``BodyTooLarge``, where it has a limit in bytes, and ``UnknownEncoding`` for what the
+    headers alone show to be wrong.
+    """
     encodings: tuple[str, ...] = ()
     for name, value in headers:
         if name == b"content-encoding":
             encodings = read_encodings(",".join([*encodings, value.decode("latin-1")]))
-        elif name == b"content-length" and int(value) > limit:
+        elif name == b"content-length" and limit is not None and int(value) > limit:
             raise BodyTooLarge(f"{int(value)} bytes", limit)
+        elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            # The parser sees to the chunks alone: what is in them would be compressed still.
+            raise UnknownEncoding(
+                field="transfer-encoding", got=repr(value[:100])[1:], expected="'chunked'"
+            )
     return encodings
 
 

@@ -15,6 +15,7 @@ _PLACE = re.compile(r" - at `\$(.*)`$")
 _MISSING = re.compile(r"Object missing required field `(.+)`")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.+)`")
 _MISMATCH = re.compile(r"Expected (.+), got (.+)")
+_BOUNDS = {"Number out of range": "a number that FP64 can hold"}
 _BYTE = re.compile(r"\(byte (\d+)\)")
 
 
@@ -58,7 +59,7 @@ def mismatch(error: msgspec.ValidationError, root: str) -> InvalidRequest:
     if mismatch := _MISMATCH.fullmatch(text):
         expected, got = (part.replace("`", "") for part in mismatch.groups())
         return InvalidRequest(field, got=got, expected=expected)
-    expected = text.removeprefix("Expected ").replace("`", "")
+    expected = _BOUNDS.get(text) or text.removeprefix("Expected ").replace("`", "")
     return InvalidRequest(field, got="a value out of range", expected=expected)
 
 

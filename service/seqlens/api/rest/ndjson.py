@@ -16,7 +16,7 @@ from seqlens.api.core import Core
 from seqlens.api.failures import answerable
 from seqlens.api.inference import Outcome, off_loop_if_large
 from seqlens.api.requests import SequenceRequest
-from seqlens.api.rest.encodings import read_encodings
+from seqlens.api.rest.body import check_headers
 from seqlens.api.rest.json_text import mismatch, read_json
 from seqlens.api.rest.lines import Line, Lines, decompressed
 from seqlens.api.rest.sequence_answers import JSON_COST, Json, to_json, write_error, write_outcome
@@ -68,7 +68,7 @@ def answer_lines(core: Core, request: Request) -> Response:
         window=query.window,
         timeout_seconds=query.timeout_seconds,
     )
-    encodings = read_encodings(",".join(request.headers.getlist("content-encoding")))
+    encodings = check_headers(request.scope["headers"], None)
     caller = Caller("rest", time_remaining=lambda: None, why_left=lambda: "CANCELLED")
     stream = Streaming(core, options, caller)
     return _LinesAnswer(stream, encodings, core.settings.limits.max_message_bytes)
