@@ -36,29 +36,23 @@ class ChannelSettings:
 
     def open(self) -> grpc.Channel:
         """A channel for threads."""
-        credentials = self._all_credentials()
-        if credentials is None:
+        if self.credentials is None:
             return grpc.insecure_channel(self.target, self.options())
-        return grpc.secure_channel(self.target, credentials, self.options())
+        return grpc.secure_channel(self.target, self.credentials, self.options())
 
     def open_aio(self) -> grpc.aio.Channel:
         """A channel for the running event loop."""
-        credentials = self._all_credentials()
-        if credentials is None:
+        if self.credentials is None:
             return grpc.aio.insecure_channel(self.target, self.options())
-        return grpc.aio.secure_channel(self.target, credentials, self.options())
-
-    def _all_credentials(self) -> grpc.ChannelCredentials | None:
-        if self.credentials is None or self.token is None:
-            return self.credentials
-        of_calls = grpc.access_token_call_credentials(self.token)
-        return grpc.composite_channel_credentials(self.credentials, of_calls)
+        return grpc.aio.secure_channel(self.target, self.credentials, self.options())
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What goes with every call: over plaintext, where gRPC refuses credentials, the token."""
-        if self.credentials is not None or self.token is None:
+        """What goes with every call: the token."""
+        if self.token is None:
             return ()
+        # Not as gRPC's call credentials: freeing them takes the interpreter's lock on a thread
+        # that the last channel may wait for, with the lock held, when the next one is made.
         return (("authorization", f"Bearer {self.token}"),)
 
     def options(self) -> list[tuple[str, Any]]:
