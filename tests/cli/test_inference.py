@@ -3,9 +3,11 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,3 +173,19 @@ def test_a_line_that_is_no_text_is_told(target: str) -> None:
     assert run.returncode == 1
     assert b"half a surrogate pair" in run.stderr
     assert b"Traceback" not in run.stderr
+
+
+def test_ctrl_c_says_how_to_go_on(seqlens: Run, target: str, tmp_path: Path) -> None:
+    source = tmp_path / "x.jsonl"
+    source.write_text("[4, 8, 15]\n" * 30_000)
+    answers = tmp_path / "x.answers.jsonl"
+    command = [sys.executable, "-m", "seqlens.cli", "infer", "rnn-onnx", "--labels"]
+    command += ["--input", str(source), "--target", target]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (answers.exists() and answers.stat().st_size):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate()[1]
+    assert process.returncode == 130
+    assert said == "seqlens: interrupted; the same command goes on where this one stopped\n"

@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 import math
+import pickle
+import pydoc
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -409,3 +411,38 @@ async def test_cancelling_the_task_cancels_the_call(fake: Any) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+@pytest.mark.parametrize("argument", [{"model": None}, {"version": 1}])
+async def test_names_and_versions_are_texts(argument: dict[str, Any], client: Any) -> None:
+    (name,) = argument
+    given = {"model": "echo", "sequence": [1], **argument}
+    with pytest.raises(sdk.InvalidInput, match=f"{name}: got {argument[name]}, expected a string"):
+        await client.infer(**given)
+    given.pop("sequence")
+    with pytest.raises(sdk.InvalidInput, match=f"{name}: got"):
+        await client.describe(**given)
+
+
+def test_what_is_shown_of_results_and_clients_fits_a_line(fake: Any) -> None:
+    with sdk.Client(fake.address, token="secret") as client:
+        assert repr(client) == f"Client('{fake.address}')"
+        result = client.infer("echo", [1, 2, 3])
+    assert repr(result).startswith("Result(outputs={'doubled': int64[3], ")
+    assert "length=3, queue_seconds=0." in repr(result)
+    assert "array(" not in repr(result)
+    again = pickle.loads(pickle.dumps(result))
+    np.testing.assert_array_equal(again.outputs["doubled"], result.outputs["doubled"])
+
+
+def test_help_shows_short_types() -> None:
+    assert "_SupportsArray" not in pydoc.render_doc(sdk.Client.infer)
+
+
+def test_an_async_client_says_that_it_belongs_to_another_loop(fake: Any) -> None:
+    client = sdk.AsyncClient(fake.address)
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        assert first.run(client.ready())
+        with pytest.raises(RuntimeError, match="another event loop: make one for each"):
+            second.run(client.ready())
+        first.run(client.close())

@@ -1,3 +1,5 @@
+import copy
+import pickle
 from typing import Any
 
 import grpc
@@ -70,3 +72,43 @@ def test_an_error_has_all_its_parts_and_can_be_moved_to_another_place() -> None:
     assert (moved.field, moved.got, moved.expected) == ("model_name", "9", "less")
     assert moved.retry_after == 2
     assert str(moved) == "sequence 4: full"
+
+
+def test_errors_travel_between_processes() -> None:
+    error = error_of_sequence(
+        SequenceError(code="RESOURCE_EXHAUSTED", message="full", got="9", retry_after_seconds=2), 3
+    )
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(again) is sdk.Overloaded
+        assert str(again) == "sequence 3: full"
+        assert (again.code, again.got, again.retry_after, again.index) == (error.code, "9", 2, 3)
+
+
+def test_tracebacks_name_errors_as_users_import_them() -> None:
+    assert sdk.ModelNotFound.__module__ == sdk.SeqLensError.__module__ == "seqlens_client"
+
+
+def test_no_server_at_an_address_is_told_in_plain_words() -> None:
+    client = sdk.Client("127.0.0.1:1", timeout=5)
+    with client, pytest.raises(sdk.Unavailable) as caught:
+        client.models()
+    said = "no connection to 127.0.0.1:1: Connection refused; is a server running there?"
+    assert str(caught.value) == said
+
+
+def test_the_port_of_rest_is_told_from_that_of_grpc(server: Any) -> None:
+    client = sdk.Client(server.rest, timeout=5)
+    with client, pytest.raises(sdk.Unavailable, match="this port speaks HTTP: gRPC has another"):
+        client.models()
+
+
+def test_a_server_without_tls_is_told(target: str) -> None:
+    client = sdk.Client(target, timeout=5, credentials=sdk.tls())
+    with client, pytest.raises(sdk.Unavailable, match=r"does this server speak TLS\?"):
+        client.models()
+
+
+@pytest.mark.parametrize("target", ["http://127.0.0.1:8001", "https://here", "", None, 8001])
+def test_a_target_that_is_none_is_refused_at_once(target: Any) -> None:
+    with pytest.raises(ValueError, match=r"target: got .*expected HOST:PORT"):
+        sdk.Client(target)

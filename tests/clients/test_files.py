@@ -105,7 +105,7 @@ async def test_csv_in_and_out(client: Any, tmp_path: Path) -> None:
 async def test_a_column_that_is_not_there_is_named(client: Any, tmp_path: Path) -> None:
     source = tmp_path / "x.csv"
     source.write_text("id,text\n1,a\n")
-    with pytest.raises(sdk.InvalidInput, match="input_column: got id, text, expected 'input'"):
+    with pytest.raises(sdk.InvalidInput, match="input_column: got only id, text, expected 'input'"):
         await client.process_file("echo", source)
     assert os.listdir(tmp_path) == ["x.csv"]
 
@@ -236,3 +236,21 @@ async def test_two_at_once_do_not_write_one_file(client: Any, fake: Any, tmp_pat
     await client.close()
     with pytest.raises(sdk.Cancelled):
         await first
+
+
+async def test_pipes_and_devices_are_refused_as_they_cannot_be_read_twice(
+    client: Any, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "x.jsonl")
+    with pytest.raises(sdk.InvalidInput, match=r"source: got .*no regular file"):
+        await client.process_file("echo", tmp_path / "x.jsonl")
+    source = write_lines(tmp_path / "y.jsonl", [[1]])
+    with pytest.raises(sdk.InvalidInput, match="destination: got /dev/full, which is no regular"):
+        await client.process_file("echo", source, "/dev/full", file_format="jsonl")
+
+
+async def test_two_columns_of_one_name_are_refused(client: Any, tmp_path: Path) -> None:
+    source = tmp_path / "x.csv"
+    source.write_text("input,note,note\na,1,2\n")
+    with pytest.raises(sdk.InvalidInput, match="source: got two columns 'note'"):
+        await client.process_file("echo", source)

@@ -3,7 +3,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +18,7 @@ from seqlens_client._sequences import (
     is_many,
     pack_group,
     prepare,
+    prepare_all,
 )
 
 ANY_SEQUENCE = st.one_of(
@@ -103,7 +106,7 @@ def test_sequences_of_a_lazy_iterable_do_not_wait_for_each_other() -> None:
     ("sequence", "got"),
     [
         ([[1], [2, 3]], "rows of different lengths"),
-        (np.array([{}, 1], object), "a mixture of objects"),
+        (np.array([{}, 1], object), "a dict among the values"),
         (np.zeros(1, "M8[s]"), r"dtype datetime64\[s\]"),
     ],
 )
@@ -122,3 +125,53 @@ def test_an_empty_list_is_of_integers_so_that_its_length_is_what_is_wrong() -> N
 def test_no_inputs_at_all_are_refused() -> None:
     with pytest.raises(InvalidInput, match="inputs: got an empty mapping"):
         prepare({}, 3)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pandas.Series(["a", "bc"]),
+        pandas.Series(["a", "bc"], dtype="string"),
+        pandas.Series([[1], [2, 3]]),
+        np.array([np.array([1]), np.array([2, 3])], object),
+        [torch.tensor([1]), torch.tensor([2, 3])],
+        [pandas.Series([1]), pandas.Series([2, 3])],
+    ],
+    ids=["texts", "strings", "lists", "arrays", "tensors", "columns"],
+)
+def test_columns_of_tables_and_ragged_arrays_are_many(column: Any) -> None:
+    prepared = prepare_all(column)
+    assert isinstance(prepared, list)
+    (group,) = prepared
+    assert len(group) == 2
+    assert {each.text for each in group} in ({"a", "bc"}, {None})
+
+
+@pytest.mark.parametrize("one", [pandas.Series([1, 2]), torch.tensor([1, 2]), [torch.tensor(1)]])
+def test_columns_and_tensors_of_numbers_are_one(one: Any) -> None:
+    prepared = prepare_all(one)
+    assert isinstance(prepared, Prepared)
+    assert prepared.arrays[""].dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("sequence", "got"),
+    [
+        (None, "None, expected a text"),
+        ((i for i in [1]), r"a generator, expected .*use stream"),
+        ({1, 2}, "a set, expected"),
+        ([2**70], "an integer of more than 64 bits among the values"),
+        ([1, None], "None among the values"),
+        (float("nan"), "nan, a missing value"),
+        (torch.ones(2, requires_grad=True), "Tensor: Can't call numpy"),
+    ],
+)
+def test_what_is_no_sequence_is_named(sequence: Any, got: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^sequence 1: sequence: got {got}"):
+        prepare(sequence, 1)
+
+
+@pytest.mark.parametrize(("one", "got"), [("a text", "a text"), ({"ids": [1]}, "a mapping")])
+def test_one_sequence_is_no_stream(one: Any, got: str) -> None:
+    with pytest.raises(InvalidInput, match=f"sequences: got {got}, expected an iterable"):
+        grouped(one)

@@ -16,7 +16,9 @@ def calls(client: Client) -> None:
     reveal_type(client.infer("m", [1, 2]))  # Result
     reveal_type(client.infer("m", np.zeros((3, 2)), hedge_after=0.1))  # Result
     reveal_type(client.infer("m", {"ids": [1]}, priority=1, timeout=2.0))  # Result
+    reveal_type(client.infer("m", [np.int64(1)]))  # Result
     reveal_type(client.infer("m", ["a", "b"]))  # list[Result]
+    reveal_type(client.infer("m", [[[0.5, 1.5]]]))  # list[Result]
     reveal_type(client.infer("m", [[1], [2]], return_errors=True))  # list[Result | SeqLensError]
     reveal_type(client.stream("m", ["a"]))  # Iterator[Result]
     reveal_type(client.stream("m", ["a"], keep_order=False))  # Iterator[tuple[int, Result]]

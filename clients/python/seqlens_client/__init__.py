@@ -42,6 +42,9 @@ from seqlens_client._sequences import OneSequence
 from seqlens_client._statistics import BatchStatistics, ModelStatistics, Times
 from seqlens_client._sync import Client
 
+for _kind in (SeqLensError, *SeqLensError.__subclasses__()):
+    _kind.__module__ = __name__  # in tracebacks, the name by which users catch it
+
 __all__ = [
     "AsyncClient",
     "AttentionSite",

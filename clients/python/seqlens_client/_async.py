@@ -3,6 +3,8 @@
 # ruff: noqa: ASYNC109
 # gRPC tells the server how long a call may take; asyncio.timeout would not.
 
+from __future__ import annotations
+
 import asyncio
 import math
 from collections.abc import (
@@ -86,6 +88,7 @@ class AsyncClient(
     @cached_property
     def _channel(self) -> grpc.aio.Channel:
         # Not in the constructor: a channel belongs to the loop that is running when it is made.
+        self._loop = asyncio.get_running_loop()
         return self._settings.open_aio()
 
     @cached_property
@@ -96,7 +99,10 @@ class AsyncClient(
     def _stubs(self) -> Stubs:
         if self._closed:
             raise client_closed()
-        return self._open_stubs
+        stubs = self._open_stubs
+        if self._loop is not asyncio.get_running_loop():
+            raise RuntimeError("this AsyncClient belongs to another event loop: make one for each")
+        return stubs
 
     async def __aenter__(self) -> Self:
         return self

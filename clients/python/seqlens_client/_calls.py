@@ -3,6 +3,9 @@
 The overloads stand here once; the parameters of ``InferenceCalls`` are what a client gives back.
 """
 
+# Keeps help(Client.infer) readable: it would spell out numpy's ArrayLike.
+from __future__ import annotations
+
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -70,6 +73,9 @@ class InferenceCalls(
         self._closed = False
         self._connect()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._settings.target!r})"
+
     @overload
     def infer(
         self,
@@ -112,8 +118,9 @@ class InferenceCalls(
         """Run one sequence, or a list of them, each of its own length.
 
         One sequence is a text, a list of token ids or other numbers, an array whose first axis is
-        time, or a mapping from input names to such arrays. A list of any of these gives a list of
-        results in the same order; it travels in as few messages as is good for the server.
+        time, or a mapping from input names to such arrays. A list of any of these, or a column of
+        a pandas or polars table, gives a list of results in the same order; it travels in as few
+        messages as is good for the server.
 
         ``outputs`` names those wanted (None: all); ``timeout`` is the time in seconds for the
         whole call (``math.inf``: no limit); ``priority`` 1 goes first, larger numbers later, 0 is

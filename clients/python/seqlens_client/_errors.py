@@ -1,9 +1,11 @@
 """What can go wrong, as one tree of exceptions."""
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import grpc
 
+from seqlens_client._reasons import readable
 from seqlens_wire.datatypes import TensorError
 from seqlens_wire.errors import ErrorDetails, Metadata, from_metadata
 from seqlens_wire.pb.sequences_pb2 import SequenceError
@@ -35,9 +37,19 @@ class SeqLensError(Exception):
         self._details = details
         super().__init__(message if index is None else f"sequence {index}: {message}")
 
+    def __reduce__(self) -> tuple[Callable[..., "SeqLensError"], tuple[Any, ...]]:
+        # Python copies an exception with its text alone, and so fails to send it between processes.
+        return _restore, (type(self), self.message, self.code, self._details, self.index)
+
     def at(self, index: int) -> Self:
         """The same error of the sequence in another place."""
         return type(self)(self.message, code=self.code, details=self._details, index=index)
+
+
+def _restore(
+    kind: type[SeqLensError], message: str, code: str, details: ErrorDetails, index: int | None
+) -> SeqLensError:
+    return kind(message, code=code, details=details, index=index)
 
 
 class InvalidInput(SeqLensError):
@@ -106,7 +118,7 @@ def error_of_status(
     """The same, from the parts of a status."""
     kind = _kind(code.name, details or "")
     parts = from_metadata(metadata or ())
-    return kind(details or code.name, code=code.name, details=parts)
+    return kind(readable(details or code.name), code=code.name, details=parts)
 
 
 def error_of_sequence(error: SequenceError, index: int | None) -> SeqLensError:

@@ -39,12 +39,21 @@ class Selection:
     priority: int = 0
 
     def __post_init__(self) -> None:
+        check_text("model", self.model)
+        check_text("version", self.version)
         check_range("priority", self.priority, least=0)
         if isinstance(self.outputs, str):  # to Python a sequence as well: of its letters
             unfit = TensorError(
                 "outputs", got=repr(self.outputs), expected=f"a list of names: [{self.outputs!r}]"
             )
             raise error_of_tensor(unfit)
+
+
+def check_text(name: str, value: object) -> None:
+    """Raise ``InvalidInput`` for a name or version that is none."""
+    if not isinstance(value, str):
+        unfit = TensorError(name, got=repr(value), expected="a string")
+        raise error_of_tensor(unfit)
 
 
 def check_range(name: str, value: int, *, least: int) -> None:
@@ -128,6 +137,8 @@ def _add_tensor(request: oip.ModelInferRequest, name: str, array: Array) -> None
 
 def describe(model: str, version: str) -> Operation[ModelDescription]:
     """What the server knows of a model."""
+    check_text("model", model)
+    check_text("version", version)
     request = sequences_pb2.DescribeModelRequest(model_name=model, model_version=version)
     return Operation("sequences", "DescribeModel", request, read_description)
 

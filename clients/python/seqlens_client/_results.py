@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Result:
     """Outputs of the model for one sequence, and how the server came to them.
 
@@ -27,6 +27,18 @@ class Result:
     batch_size: int  # sequences in that batch
     padded_length: int  # positions that the sequence took there; equal to length: no padding
     model_version: str  # the one that answered
+
+    def __repr__(self) -> str:
+        # Without the numbers: of a list of results nobody could see anything else.
+        outputs = ", ".join(
+            f"{name!r}: {array.dtype}{list(array.shape)}" for name, array in self.outputs.items()
+        )
+        return (
+            f"Result(outputs={{{outputs}}}, length={self.length}, "
+            f"queue_seconds={self.queue_seconds:.6f}, compute_seconds={self.compute_seconds:.6f}, "
+            f"batch_size={self.batch_size}, padded_length={self.padded_length}, "
+            f"model_version={self.model_version!r})"
+        )
 
     @property
     def output(self) -> Array:

@@ -1,5 +1,6 @@
 """What callers may give as a sequence, and how it is packed into messages."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard, cast
@@ -12,7 +13,15 @@ from seqlens_wire.datatypes import Array, TensorError, datatype_of
 from seqlens_wire.pb import sequences_pb2
 from seqlens_wire.ragged import pack
 
-OneSequence = str | NDArray[Any] | Mapping[str, ArrayLike] | Sequence[int] | Sequence[float]
+OneSequence = (
+    str
+    | NDArray[Any]
+    | Mapping[str, ArrayLike]
+    | Sequence[int]
+    | Sequence[float]
+    | Sequence[np.integer[Any]]
+    | Sequence[np.floating[Any]]
+)
 """One sequence: a text; token ids or other numbers; an array whose first axis is time; or the
 arrays of several inputs by name."""
 
@@ -22,6 +31,7 @@ ManySequences = (
     | Sequence[Mapping[str, ArrayLike]]
     | Sequence[Sequence[int]]
     | Sequence[Sequence[float]]
+    | Sequence[Sequence[Sequence[float]]]
     | Sequence[OneSequence]
 )
 
@@ -67,13 +77,25 @@ def is_many(sequence: object) -> TypeGuard[Sequence[OneSequence]]:
 
 def _is_sequence(value: object) -> bool:
     """Whether this is a sequence rather than a number (or a byte string) in one."""
-    if isinstance(value, np.ndarray):
-        return value.ndim > 0
+    axes: int | None = getattr(value, "ndim", None)  # of arrays, tensors and columns of any library
+    if axes is not None:
+        return axes > 0
     return isinstance(value, (str, Mapping, Sequence)) and not isinstance(value, bytes)
+
+
+def as_list(sequence: Any) -> Any:
+    """The list that a column of a table or an array of arrays stands for; else what it is."""
+    if hasattr(sequence, "to_list"):  # of pandas and polars; no array or tensor has it
+        return sequence.to_list()
+    if isinstance(sequence, np.ndarray) and sequence.dtype == object and sequence.ndim == 1:
+        first = sequence[0] if sequence.size else None
+        return list(sequence) if _is_sequence(first) and not isinstance(first, str) else sequence
+    return sequence
 
 
 def prepare_all(sequence: OneSequence | ManySequences) -> Prepared | list[list[Prepared]]:
     """One sequence prepared, or many in groups of which each fits into one message."""
+    sequence = as_list(sequence)
     if is_many(sequence):
         return list(grouped(sequence))
     return prepare(cast(OneSequence, sequence))
@@ -86,6 +108,8 @@ def prepare(sequence: OneSequence, index: int | None = None) -> Prepared:
     """
     if isinstance(sequence, str):
         return Prepared(_checked_text(sequence, index), {})
+    if isinstance(sequence, float) and math.isnan(sequence):  # what pandas has for no text
+        raise invalid("sequence", "nan, a missing value", "a text, a list or an array", index)
     named = sequence if isinstance(sequence, Mapping) else {ONLY_INPUT: sequence}
     if not named:
         raise invalid("inputs", "an empty mapping", "an array for each input", index)
@@ -113,9 +137,31 @@ def _array(name: str, value: ArrayLike, index: int | None) -> Array:
     except ValueError:
         unfit = invalid(field, "rows of different lengths", "a regular array", index)
         raise unfit from None
-    if array.dtype.kind == "O" and not all(isinstance(v, (bytes, str)) for v in array.flat):
-        raise invalid(field, "a mixture of objects", "numbers or strings", index)
+    except (TypeError, RuntimeError) as error:  # of a tensor that is no plain data
+        unfit = invalid(field, f"{type(value).__name__}: {error}", "what numpy can read", index)
+        raise unfit from None
+    if array.dtype.kind == "O":
+        _check_objects(field, array, index)
     return array
+
+
+def _check_objects(field: str, array: Array, index: int | None) -> None:
+    odd = [value for value in array.flat if not isinstance(value, (bytes, str))]
+    if not odd:
+        return
+    # Numbers beside something else become objects as well, and are not what is wrong.
+    worst = next((value for value in odd if not isinstance(value, (int, float))), odd[0])
+    if array.ndim == 0:
+        expected = "a text, a list or an array (for an iterator, use stream)"
+        raise invalid(field, _told(worst), expected, index)
+    raise invalid(field, f"{_told(worst)} among the values", "numbers or strings", index)
+
+
+def _told(value: object) -> str:
+    """What an object is that cannot be sent."""
+    if isinstance(value, int):
+        return "an integer of more than 64 bits"
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def grouped(
@@ -126,6 +172,10 @@ def grouped(
     Sequences that are at hand travel together, at most ``limit`` of them; those of a lazy
     iterable travel alone, so that none waits for one that may come later.
     """
+    sequences = as_list(sequences)
+    if isinstance(sequences, (str, Mapping)):  # to Python iterables as well: of letters and names
+        one = "a text" if isinstance(sequences, str) else "a mapping"
+        raise invalid("sequences", one, "an iterable of sequences, such as a list of it")
     if not isinstance(sequences, Sequence):
         limit = 1
     prepared = (prepare(sequence, index) for index, sequence in enumerate(sequences))

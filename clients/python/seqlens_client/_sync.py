@@ -1,5 +1,7 @@
 """The client for threads, over gRPC's synchronous channel."""
 
+from __future__ import annotations
+
 import math
 import threading
 import time

@@ -29,6 +29,7 @@ class ChannelSettings:
     token: str | None = field(repr=False)
 
     def __post_init__(self) -> None:
+        check_target(self.target)
         if not 0 <= self.retries <= MAX_RETRIES:
             raise ValueError(f"retries: got {self.retries}, expected from 0 to {MAX_RETRIES}")
         if self.token is not None:
@@ -87,6 +88,14 @@ class ChannelSettings:
             "methodConfig": [{"name": [{}], "retryPolicy": policy}],
             "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
         }
+
+
+def check_target(target: object) -> None:
+    """Raise ``ValueError`` for what gRPC would log or report in words of its own."""
+    if not isinstance(target, str) or not target or target.startswith(("http:", "https:")):
+        raise ValueError(
+            f"target: got {target!r}, expected HOST:PORT of the server's gRPC, as 127.0.0.1:8001"
+        )
 
 
 class Stubs:

@@ -10,7 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from seqlens.cli.asking import Connection, FileQuestion, Question
-from seqlens_client import Client, Result, SeqLensError, tls, to_row
+from seqlens_client import Client, Result, SeqLensError, Unavailable, tls, to_row
+
+INTERRUPTED = 130  # what a shell has for a command that Ctrl-C ended
 
 Answered = Iterator[tuple[str, Result | SeqLensError]]
 
@@ -56,16 +58,22 @@ def process_file(connection: Connection, question: Question, files: FileQuestion
         )
         return int(summary.errors > 0)
 
-    return _run(connection, process)
+    return _run(connection, process, if_stopped="; the same command goes on where this one stopped")
 
 
-def _run(connection: Connection, work: Callable[[Client], int]) -> int:
+def _run(connection: Connection, work: Callable[[Client], int], if_stopped: str = "") -> int:
     """The code with which the command ends. What goes wrong is told in one line."""
     try:
         with _connect(connection) as client:
             return work(client)
     except BrokenPipeError:
         raise
+    except KeyboardInterrupt:
+        print(f"seqlens: interrupted{if_stopped}", file=sys.stderr)
+        return INTERRUPTED
+    except Unavailable as error:
+        print(f"seqlens: {error}{if_stopped}", file=sys.stderr)
+        return 1
     except (SeqLensError, OSError, ValueError, ImportError) as error:
         print(f"seqlens: {error}", file=sys.stderr)
         return 1

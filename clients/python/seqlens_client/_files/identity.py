@@ -89,12 +89,12 @@ def _claim(request: FileRequest, job: dict[str, Any], file: BinaryIO) -> None:
     if taken and not isinstance(theirs, dict):
         raise invalid(
             "destination", f"{request.destination.name}, which is there and of no known job",
-            "a file of its own, or restart",
+            "another file, or restart",
         )  # fmt: skip
     if taken:
         field = next(name for name in job if theirs.get(name) != job[name])
-        got, expected = f"another job: {field} {theirs.get(field)!r}", f"{job[field]!r}"
-        raise invalid("destination", got, f"{expected}; or restart")
+        got = f"{request.destination.name} of another job: {field} {theirs.get(field)!r}"
+        raise invalid("destination", got, f"{job[field]!r}, another file, or restart")
     unfinished = request.job_path.with_name(request.job_path.name + ".unfinished")
     unfinished.write_text(json.dumps(job, indent=2) + "\n")
     unfinished.replace(request.job_path)

@@ -38,6 +38,10 @@ class FileRequest:
     restart: bool
     progress: bool
 
+    def __post_init__(self) -> None:
+        _check_regular("source", self.source)
+        _check_regular("destination", self.destination)
+
     @property
     def rows_path(self) -> Path:
         """Where rows are added as they are answered: Parquet cannot be added to and comes last."""
@@ -67,7 +71,14 @@ def _beside(path: Path, suffix: str) -> Path:
 
 def default_destination(source: Path) -> Path:
     """``texts.jsonl`` is answered in ``texts.answers.jsonl``."""
+    _check_regular("source", source)
     return source.with_name(f"{source.stem}.answers{source.suffix}")
+
+
+def _check_regular(field: str, path: Path) -> None:
+    """Raise ``InvalidInput`` for pipes, devices and folders: both files are read more than once."""
+    if path.exists() and not path.is_file():
+        raise invalid(field, f"{path}, which is no regular file", "a file")
 
 
 def format_of(path: Path, given: FileFormat | None) -> FileFormat:

@@ -121,9 +121,12 @@ def _cell_value(cell: str) -> Any:
 
 
 def check_column(column: str, header: list[str]) -> None:
-    """Raise ``InvalidInput`` if the source has no such column."""
+    """Raise ``InvalidInput`` if the source has no such column, or two of one name."""
     if column not in header:
-        raise invalid("input_column", ", ".join(header) or "an empty file", repr(column))
+        got = f"only {', '.join(header)}" if header else "an empty file"
+        raise invalid("input_column", got, repr(column))
+    if repeated := [name for name in header if header.count(name) > 1]:
+        raise invalid("source", f"two columns {repeated[0]!r}", "a name of its own for each")
 
 
 def header_of(path: Path, file_format: FileFormat, column: str) -> list[str]:
