@@ -12,7 +12,8 @@ _HINTS = {
     "Connection refused": "is a server running there?",
     "http1.x server": "this port speaks HTTP: gRPC has another one, 8001 by default",
     "WRONG_VERSION_NUMBER": "does this server speak TLS?",
-    "CERTIFICATE_VERIFY_FAILED": "name the authority of its certificate: tls(ca=...)",
+    "CERTIFICATE_VERIFY_FAILED": "name its authority: tls(ca=...), --ca FILE",
+    "Hostname Verification Check failed": "the server's certificate is not for this host",
     "Socket closed": "does this server ask for TLS, or for a client's certificate?",
     "Connection reset by peer": "does this server ask for TLS, or for a client's certificate?",
 }
