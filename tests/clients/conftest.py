@@ -50,6 +50,7 @@ class FakeModels:
     messages: list[int] = field(default_factory=list)  # sequences in each message of a stream
     options: pb.StreamOptions | None = None
     leaves_after: int | None = None  # messages of a stream
+    draining: bool = False  # refuses every call
     cancelled: bool = False
     abandoned: list[Any] = field(default_factory=list)  # one entry for each call given up
     authorizations: list[str] = field(default_factory=list)  # of each call
@@ -150,6 +151,8 @@ class FakeModels:
     def _check_model(self, name: str, context: grpc.ServicerContext) -> None:
         self.calls[name] += 1
         self._note_token(context)
+        if self.draining:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "shutting down")
         if name == "nowhere":
             context.set_trailing_metadata(to_metadata(UNKNOWN))
             context.abort(grpc.StatusCode.NOT_FOUND, "model 'nowhere' is not in the repository")

@@ -177,6 +177,17 @@ async def test_calls_go_to_all_servers_of_a_target_in_turn(
     await client.close()
 
 
+async def test_one_of_two_servers_may_refuse_all_its_calls(
+    face: Any, fake: Any, another_fake: Any
+) -> None:
+    client = face(f"ipv4:{fake.address},{another_fake.address}")
+    fake.models.draining = True
+    for _ in range(40):
+        assert (await client.infer("echo", [1])).length == 1
+    assert fake.models.calls["echo"] >= 10
+    await client.close()
+
+
 @pytest.mark.parametrize("code", list(grpc.StatusCode))
 def test_only_a_failure_of_the_server_is_worth_another_call(code: grpc.StatusCode) -> None:
     failures = {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED", "INTERNAL", "UNKNOWN", "DATA_LOSS"}

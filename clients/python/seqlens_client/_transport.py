@@ -14,6 +14,9 @@ from seqlens_wire.pb.sequences_pb2_grpc import SequenceServiceStub
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 MAX_RETRIES = 4  # gRPC makes at most five attempts
+# Of several servers one may refuse all its calls while it shuts down: each of them fails once and
+# succeeds elsewhere, which costs a token and gives it back. Where nothing answers it ends soon.
+RETRY_BUDGET = {"maxTokens": 100, "tokenRatio": 1.0}
 KEEPALIVE_MILLISECONDS = 30_000
 KEEPALIVE_TIMEOUT_MILLISECONDS = 10_000
 
@@ -86,7 +89,7 @@ class ChannelSettings:
         }
         return balancing | {
             "methodConfig": [{"name": [{}], "retryPolicy": policy}],
-            "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+            "retryThrottling": RETRY_BUDGET,
         }
 
 
