@@ -46,7 +46,7 @@ def test_numbers_are_read_exactly(array: NDArray[np.float64]) -> None:
     assert tensor.array.tolist() == array.tolist()
 
 
-@given(st.lists(TEXTS, min_size=1), TEXTS)
+@given(st.lists(TEXTS, min_size=1), TEXTS.filter(lambda name: name != "a"))
 def test_texts_may_hold_any_characters(texts: list[str], text: str) -> None:
     request = read_sequence(json.dumps({"a": texts, text: [1]}).encode())
     strings = next(tensor for tensor in request.inputs if tensor.name == "a")
