@@ -175,7 +175,8 @@ def test_contents_that_are_there_and_empty_are_no_typed_contents(infer: Infer) -
 def test_element_counts_do_not_wrap(shape: list[int], infer: Infer) -> None:
     message = echo()
     message.inputs[0].shape[:] = shape
-    assert refusal(infer, message)[0] == "inputs.small.shape"
+    # Where the count itself can be, it is the data that does not agree.
+    assert refusal(infer, message)[0] in ("inputs.small", "inputs.small.shape")
 
 
 @pytest.mark.parametrize("output", ["small_back", "long_back", "half_back", "flag_back"])
