@@ -31,7 +31,7 @@ def read_sequences(text: bytes, most: int) -> list[SequenceRequest | SeqLensErro
     """
     try:
         listed = _lists(most).decode(text)
-    except msgspec.ValidationError as error:
+    except msgspec.DecodeError as error:  # what does not fit, or is no JSON
         if "length" not in str(error):
             raise InvalidRequest(
                 "sequences", got="no list", expected="a list of sequences"
