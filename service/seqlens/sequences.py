@@ -1,18 +1,21 @@
-"""The plain values that travel from the wire to the lanes and back."""
+"""The plain values that travel from the wire to the lanes and back.
+
+What is made for every sequence is a ``msgspec.Struct``: making a frozen dataclass of seven
+fields takes ten times as long.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Tensors = Mapping[str, Array]
 
 
-@dataclass(frozen=True, slots=True)
-class InputSequence:
+class InputSequence(Struct, frozen=True):
     """One sequence of one model, without batch axis and without padding.
 
     ``inputs`` maps the name of each model input that the caller gave to its array. In an input
@@ -24,8 +27,7 @@ class InputSequence:
     length: int  # positions; 0 for a model without a time axis
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceAnswer:
+class SequenceAnswer(Struct, frozen=True):
     """What one sequence gets back.
 
     In an output with a time axis that axis comes first and has exactly ``length`` positions;

@@ -20,7 +20,7 @@ def test_promtool_finds_nothing_to_say(
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not on PATH: it comes with Debian's package prometheus")
-    loaded.sequence_finished(lstm, length=3)
+    loaded.sequences_finished(lstm, lengths=[3])
     check = subprocess.run(
         [promtool, "check", "metrics"], input=generate_latest(registry), capture_output=True
     )

@@ -113,8 +113,8 @@ def test_stages_and_sequences_go_under_their_range(
         queue_seconds=[0.5, 0.125, 1.0, 0.0],
         spent=BatchSeconds(build=0.25, compute=2.0, take_apart=0.0),
     )
-    loaded.sequence_finished(lstm, length=65)
-    loaded.sequence_finished(lstm, length=None)
+    loaded.sequences_finished(lstm, lengths=[65])
+    loaded.sequences_finished(lstm, lengths=[None])
     shown = scrape()
 
     def seconds(stage: str, span: str) -> tuple[float, float]:
@@ -185,7 +185,7 @@ def test_unloading_removes_every_series_of_the_model(
     loaded.watch_queue(lstm, lambda: QueueState(1, 1, 1.0, 1))
     finish(loaded, lstm, code="DATA_LOSS", length=None)
     run_batch(loaded, lstm, lane=7)
-    loaded.sequence_finished(lstm, length=None)
+    loaded.sequences_finished(lstm, lengths=[None])
     loaded.model_unloaded(lstm)
     assert scrape().find(model="kitten") == []
 
@@ -197,7 +197,7 @@ def test_events_after_the_unload_bring_no_series_back(
     finish(loaded, lstm)
     run_batch(loaded, lstm)
     loaded.stage_finished(lstm, stage="encode", length=3, seconds=0.1)
-    loaded.sequence_finished(lstm, length=3)
+    loaded.sequences_finished(lstm, lengths=[3])
     loaded.cancelled(lstm, stage="queue", cause="client")
     assert scrape().find(model="kitten") == []
 
@@ -257,7 +257,7 @@ def test_no_length_of_a_request_becomes_a_label(
     before = len(scrape().samples)
     for length in range(0, 200, 7):
         finish(loaded, lstm, length=length)
-        loaded.sequence_finished(lstm, length=length)
+        loaded.sequences_finished(lstm, lengths=[length])
         loaded.stage_finished(lstm, stage="compute", length=length, seconds=0.1)
     shown = scrape()
     assert len(shown.samples) == before

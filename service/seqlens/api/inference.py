@@ -169,8 +169,9 @@ async def outcomes(started: Sequence[Started]) -> list[Outcome]:
     """Wait for all; each gets its answer or its error. On cancel all waiting work is taken back."""
     futures = [one for one in started if isinstance(one, asyncio.Future)]
     try:
-        if futures:
-            await asyncio.wait(futures)
+        for future in futures:
+            if not future.done():  # most of them are done together with one before them
+                await asyncio.wait([future])
     finally:
         _take_back(futures)
     return [outcome(one) for one in started]
@@ -267,7 +268,7 @@ def _submit(
     urgency: Urgency,
     *,
     streamed: bool = False,
-) -> list[asyncio.Future[SequenceAnswer]]:
+) -> Sequence[asyncio.Future[SequenceAnswer]]:
     return served.queue.submit_all(
         sequences, deadline=urgency.deadline, priority=urgency.priority, streamed=streamed
     )
@@ -289,8 +290,10 @@ async def _all_or_none(futures: Sequence[asyncio.Future[SequenceAnswer]]) -> lis
 
 def _take_back(futures: Sequence[asyncio.Future[SequenceAnswer]]) -> None:
     for future in futures:
-        # Reading the exception keeps asyncio from logging those of rows that nobody asks for.
-        if not future.cancel() and not future.cancelled():
+        if not future.done():
+            future.cancel()
+        elif not future.cancelled():
+            # Reading it keeps asyncio from logging those of rows that nobody asks for.
             future.exception()
 
 

@@ -1,7 +1,6 @@
 """One sequence of a ragged request: tensors without batch axis and padding."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from seqlens.api.requests import LengthLimits, NamedTensor
 from seqlens.api.rows import input_named
@@ -43,7 +42,7 @@ def _named(anatomy: ModelAnatomy, tensor: NamedTensor) -> NamedTensor:
     """The tensor under the name of the only input that callers must give."""
     needed = [spec.name for spec in anatomy.inputs if not spec.optional]
     if len(needed) == 1:
-        return replace(tensor, name=needed[0])
+        return NamedTensor(needed[0], tensor.datatype, tensor.array)
     raise InvalidRequest("inputs", got="a tensor without a name", expected=", ".join(needed))
 
 

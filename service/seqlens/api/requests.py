@@ -1,15 +1,18 @@
-"""What the edges hand to ``Inference`` and get back: plain values without a wire format."""
+"""What the edges hand to ``Inference`` and get back: plain values without a wire format.
+
+All are made for every request, so they are cheap ``msgspec.Struct``; see ``seqlens.sequences``.
+"""
 
 import time
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
+
+from msgspec import Struct
 
 from seqlens.sequences import Array
 from seqlens.settings import SchedulerSettings
 
 
-@dataclass(frozen=True, slots=True)
-class NamedTensor:
+class NamedTensor(Struct, frozen=True):
     """A tensor as the caller sent it, or as it is answered: name, datatype as on the wire, data."""
 
     name: str
@@ -17,8 +20,7 @@ class NamedTensor:
     array: Array
 
 
-@dataclass(frozen=True, slots=True)
-class Urgency:
+class Urgency(Struct, frozen=True):
     """How long a caller waits and how its work ranks.
 
     ``deadline`` is on the monotonic clock, in seconds; None waits as long as it takes.
@@ -28,14 +30,12 @@ class Urgency:
     deadline: float | None = None
     priority: int = 0
 
-    def in_force(self, scheduler: SchedulerSettings) -> Self:
+    def in_force(self, scheduler: SchedulerSettings) -> "Urgency":
         """This, and what a model's settings give to callers that ask for nothing."""
         deadline = self.deadline
         if deadline is None and scheduler.default_timeout_seconds:
             deadline = deadline_in(scheduler.default_timeout_seconds)
-        return replace(
-            self, deadline=deadline, priority=self.priority or scheduler.default_priority
-        )
+        return Urgency(deadline, self.priority or scheduler.default_priority)
 
 
 def deadline_in(seconds: float | None) -> float | None:
@@ -43,8 +43,7 @@ def deadline_in(seconds: float | None) -> float | None:
     return None if seconds is None else time.monotonic() + seconds
 
 
-@dataclass(frozen=True, slots=True)
-class SharedPlace:
+class SharedPlace(Struct, frozen=True):
     """Part of a region of shared memory that the caller has registered, in bytes."""
 
     region: str
@@ -52,8 +51,7 @@ class SharedPlace:
     byte_size: int
 
 
-@dataclass(frozen=True, slots=True)
-class RequestedOutput:
+class RequestedOutput(Struct, frozen=True):
     """An output to answer with, and in which form."""
 
     name: str
@@ -61,8 +59,7 @@ class RequestedOutput:
     place: SharedPlace | None = None  # where its bytes go; None: into the answer
 
 
-@dataclass(frozen=True, slots=True)
-class InferRequest:
+class InferRequest(Struct, frozen=True):
     """One request of the Open Inference Protocol: whole tensors, padding and all."""
 
     inputs: tuple[NamedTensor, ...]
@@ -86,16 +83,14 @@ class Timings:
     encode_seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class AnsweredOutput:
+class AnsweredOutput(Struct, frozen=True):
     """A tensor of an answer, and where the caller wants its bytes."""
 
     tensor: NamedTensor
     place: SharedPlace | None = None  # None: in the answer
 
 
-@dataclass(frozen=True, slots=True)
-class InferResponse:
+class InferResponse(Struct, frozen=True):
     """The answer to an ``InferRequest``: whole tensors in the caller's order and shape."""
 
     model: str
@@ -104,8 +99,7 @@ class InferResponse:
     outputs: tuple[AnsweredOutput, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceRequest:
+class SequenceRequest(Struct, frozen=True):
     """One ragged sequence: tensors without batch axis and padding, or a text for the tokenizer.
 
     The name of a tensor may be empty where the model has only one input that callers give.
@@ -123,8 +117,7 @@ class LengthLimits:
     only: int | None = None  # the one length that runs: frozen at export and not to be padded
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(Struct, frozen=True):
     """What ``split`` made of a request and ``join`` needs to undo it."""
 
     time: int | None  # positions in the caller's tensors, padding included; None without time axis

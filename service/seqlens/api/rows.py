@@ -1,7 +1,6 @@
 """A request of several rows, taken apart into its sequences and put together again."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -53,7 +52,7 @@ def _as_exported(spec: InputAnatomy, tensor: NamedTensor) -> NamedTensor:
     """
     array = tensor.array
     if spec.batch_axis == 0 and len(spec.shape) == 1 and array.shape[1:] == (1,):
-        return replace(tensor, array=array.reshape(-1))
+        return NamedTensor(tensor.name, tensor.datatype, array.reshape(-1))
     return tensor
 
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from msgspec import Struct
+
 from seqlens.graphs.anatomy import Architecture
 
 Stage = Literal["decode", "queue", "batch", "compute", "encode"]
@@ -27,8 +29,7 @@ class ModelLabels:
 UNKNOWN_MODEL = ModelLabels("_unknown", "", Architecture.OTHER)
 
 
-@dataclass(frozen=True, slots=True)
-class BatchSeconds:
+class BatchSeconds(Struct, frozen=True):
     """The lane's time for one execution of a model."""
 
     build: float  # sequences to the model's inputs
@@ -97,8 +98,8 @@ class Observer(Protocol):
     ) -> None:
         """The sequences of one execution went through the queue, the batch and the model."""
 
-    def sequence_finished(self, labels: ModelLabels, *, length: int | None) -> None:
-        """One sequence was answered."""
+    def sequences_finished(self, labels: ModelLabels, *, lengths: Sequence[int | None]) -> None:
+        """Sequences were answered, those of one execution at once."""
 
     def batch_finished(
         self,

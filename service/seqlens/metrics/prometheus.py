@@ -1,6 +1,7 @@
 """The observer that turns events into Prometheus series."""
 
 import threading
+from collections import Counter as Multiset
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -118,12 +119,14 @@ class PrometheusObserver:
             stages["batch", span].observe_repeatedly(spent.build, len(waits))
             stages["compute", span].observe_repeatedly(spent.compute, len(waits))
 
-    def sequence_finished(self, labels: ModelLabels, *, length: int | None) -> None:
-        """Count the sequence under its range of lengths."""
-        if series := self._current.get(labels):
-            series.work.sequences[self._ranges.label(length)].inc()
-            if length is not None:
-                series.work.lengths.observe(length)
+    def sequences_finished(self, labels: ModelLabels, *, lengths: Sequence[int | None]) -> None:
+        """Count the sequences under their ranges of lengths."""
+        series = self._current.get(labels)
+        if series is None:
+            return
+        for span, count in Multiset(map(self._ranges.label, lengths)).items():
+            series.work.sequences[span].inc(count)
+        series.work.lengths.observe_all([length for length in lengths if length is not None])
 
     def batch_finished(
         self,

@@ -9,7 +9,7 @@ from typing import Any
 from seqlens.metrics.observer import ModelLabels
 from seqlens.scheduling.executor import Executor, Unit
 from seqlens.scheduling.fairness import FairShare
-from seqlens.scheduling.jobs import Job
+from seqlens.scheduling.jobs import Deliver, Job
 from seqlens.scheduling.queue import WaitingRoom
 
 
@@ -21,6 +21,7 @@ class ModelWork:
     room: WaitingRoom[Job]
     executor: Executor[Any]
     exclusive: bool  # never run by two lanes at once
+    settle: Deliver  # on the event loop's thread
     running: int = 0  # units of work in progress
     when_idle: Callable[[], None] | None = None  # somebody waits for running to become 0
 
@@ -82,8 +83,7 @@ class Board:
         """Let all jobs wait, or none: raises ``Overloaded`` if they do not fit."""
         with self._changed:
             work.room.check_room_for([job.waiting.length for job in jobs])
-            for job in jobs:
-                work.room.add(job.waiting, job)
+            work.room.add_all([(job.waiting, job) for job in jobs])
             if self._idle_lanes:
                 self._changed.notify(len(jobs))
 

@@ -108,7 +108,7 @@ class BatchExecutor:
         """Plan the next batch; callers who have left are dropped before work is spent on them."""
         while (taken := self._room.take_batch(now, idle_lanes)) is not None:
             batch, jobs = taken
-            staying = [job for job in jobs if not job.future.done()]
+            staying = [job for job in jobs if not job.done()]
             for job in staying:
                 job.started = True
             if staying:
@@ -142,7 +142,7 @@ class BatchExecutor:
     def _run_apart(self, unit: BatchUnit, lane: int, deliver: Deliver) -> None:
         seconds = unit.batch.seconds / len(unit.jobs)
         for job in unit.jobs:
-            if not job.future.done():
+            if not job.done():
                 self.run(self._unit([job], seconds, "idle"), lane, deliver)
 
     def _attempt(self, unit: BatchUnit) -> _Run:

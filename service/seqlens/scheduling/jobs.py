@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 from seqlens.errors import SeqLensError
 from seqlens.scheduling.plan import Waiting
@@ -11,14 +11,31 @@ from seqlens.sequences import InputSequence, SequenceAnswer
 Outcome = SequenceAnswer | SeqLensError
 
 
-@dataclass(slots=True, eq=False)
-class Job:
-    """One sequence, from submission to its answer."""
+class Job(asyncio.Future[SequenceAnswer]):
+    """One sequence, from submission to its answer, which is the result of this future.
 
-    sequence: InputSequence
-    waiting: Waiting
-    future: asyncio.Future[SequenceAnswer]
-    started: bool = False  # a lane has taken it
+    ``given_up`` is told when a caller cancels it. That takes no callback of the future: the
+    event loop would run one for every sequence, and most are answered.
+    """
+
+    def __init__(
+        self,
+        sequence: InputSequence,
+        waiting: Waiting,
+        given_up: "Callable[[Job], None]",
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(loop=loop)
+        self.sequence, self.waiting = sequence, waiting
+        self.started = False  # a lane has taken it
+        self._given_up = given_up
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Give the sequence up. Returns whether that was before it was answered."""
+        cancelled = super().cancel(msg)
+        if cancelled:
+            self._given_up(self)
+        return cancelled
 
 
 Settled = tuple[Job, Outcome]
@@ -27,15 +44,9 @@ Deliver = Callable[[Sequence[Settled]], None]
 
 def settle(job: Job, outcome: Outcome) -> None:
     """Answer a job, on the event loop's thread."""
-    if job.future.done():  # the caller gave up; its batch mates have not
+    if job.done():  # the caller gave up; its batch mates have not
         return
     if isinstance(outcome, SeqLensError):
-        job.future.set_exception(outcome)
+        job.set_exception(outcome)
     else:
-        job.future.set_result(outcome)
-
-
-def settle_all(outcomes: Sequence[Settled]) -> None:
-    """Answer all jobs of a batch in one turn of the event loop."""
-    for job, outcome in outcomes:
-        settle(job, outcome)
+        job.set_result(outcome)

@@ -5,12 +5,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from seqlens.errors import BackendFailed, Draining, ModelNotReady, SeqLensError
 from seqlens.metrics.observer import Observer
 from seqlens.scheduling.board import Board, ModelWork, PlanningFailed
 from seqlens.scheduling.executor import Unit
-from seqlens.scheduling.jobs import Job, Settled, settle_all
+from seqlens.scheduling.jobs import Job, Settled
 from seqlens.scheduling.model_queue import ModelQueue, ServedModel
 
 _log = logging.getLogger(__name__)
@@ -109,8 +110,8 @@ class Arbiter:
         ended = [lane.stop(until - time.monotonic()) for lane in self._lanes]
         return all(ended)
 
-    def _deliver(self, outcomes: Sequence[Settled]) -> None:
-        self._call(settle_all, outcomes)
+    def _deliver(self, work: ModelWork, outcomes: Sequence[Settled]) -> None:
+        self._call(work.settle, outcomes)
 
     def _expired_on_lane(self, work: ModelWork, jobs: Sequence[Job]) -> None:
         self._call(self._expire, work, jobs)
@@ -151,7 +152,7 @@ class _Lane:
         self,
         number: int,
         board: Board,
-        deliver: Callable[[Sequence[Settled]], None],
+        deliver: Callable[[ModelWork, Sequence[Settled]], None],
         observer: Observer,
     ) -> None:
         self._number, self._board = number, board
@@ -177,7 +178,7 @@ class _Lane:
                     self._work(*taken)
                 return
             except PlanningFailed as failure:
-                self._fail(failure.jobs)
+                self._fail(failure.work, failure.jobs)
                 self._report(failure)
             except BaseException as error:
                 self._report(error)
@@ -185,16 +186,16 @@ class _Lane:
     def _work(self, work: ModelWork, unit: Unit) -> None:
         begun = time.monotonic()
         try:
-            work.executor.run(unit, self._number, self._deliver)
+            work.executor.run(unit, self._number, partial(self._deliver, work))
         except BaseException:
-            self._fail(unit.jobs)
+            self._fail(work, unit.jobs)
             raise
         finally:
             self._board.finished(work, unit, time.monotonic() - begun)
 
-    def _fail(self, jobs: Sequence[Job]) -> None:
+    def _fail(self, work: ModelWork, jobs: Sequence[Job]) -> None:
         message = f"lane {self._number} failed while it worked on this sequence"
-        self._deliver([(job, BackendFailed(message)) for job in jobs])
+        self._deliver(work, [(job, BackendFailed(message)) for job in jobs])
 
     def _report(self, error: BaseException) -> None:
         """Nothing dies in silence: beside the callers, the log and the metrics are told."""

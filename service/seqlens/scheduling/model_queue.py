@@ -3,9 +3,8 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from seqlens.backends.base import Engine
 from seqlens.backends.padding import sharing_key
@@ -14,7 +13,7 @@ from seqlens.metrics.observer import ModelLabels, Observer, QueueState
 from seqlens.scheduling.board import Board, ModelWork
 from seqlens.scheduling.cost import CostModel, CostTracker
 from seqlens.scheduling.executor import BatchExecutor
-from seqlens.scheduling.jobs import Job, settle
+from seqlens.scheduling.jobs import Job, Settled, settle
 from seqlens.scheduling.plan import Waiting
 from seqlens.scheduling.queue import WaitingRoom
 from seqlens.scheduling.strategy import Decision
@@ -46,7 +45,7 @@ class ModelQueue:
         watch_deadline: Callable[[float], None],
     ) -> None:
         self.served = served
-        self.work = _work_of(served, observer, lanes)
+        self.work = _work_of(served, observer, lanes, self.settle)
         self._board, self._observer = board, observer
         self._watch_deadline = watch_deadline
         self._numbers = itertools.count()
@@ -69,7 +68,7 @@ class ModelQueue:
         deadline: float | None = None,
         priority: int = 0,
         streamed: bool = False,
-    ) -> list[asyncio.Future[SequenceAnswer]]:
+    ) -> Sequence[asyncio.Future[SequenceAnswer]]:
         """Let sequences wait for their turn, each with a future of its own, in the same order.
 
         ``deadline`` is on the monotonic clock, in seconds; ``priority`` 1 is the highest, larger
@@ -81,18 +80,21 @@ class ModelQueue:
         self._refuse_if_closed(len(sequences))
         loop, now = asyncio.get_running_loop(), time.monotonic()
         jobs = [
-            Job(one, self._waiting(one, now, deadline, priority, streamed), loop.create_future())
+            Job(
+                one,
+                self._waiting(one, now, deadline, priority, streamed),
+                self._given_up,
+                loop,
+            )
             for one in sequences
         ]
         self._put(jobs)
-        for job in jobs:
-            self._unsettled.add(job)
-            job.future.add_done_callback(partial(self._done, job))
+        self._unsettled.update(jobs)
         if jobs:
             self._settled.clear()
         if deadline is not None:
             self._watch_deadline(deadline)
-        return [job.future for job in jobs]
+        return jobs
 
     async def room_for_stream(self, sequences: Sequence[InputSequence]) -> None:
         """Wait until all of them have room in the part that streams may fill.
@@ -119,10 +121,20 @@ class ModelQueue:
         """Wait until every sequence has its answer, or its caller has left."""
         await self._settled.wait()
 
+    def settle(self, outcomes: Sequence[Settled]) -> None:
+        """Answer jobs, those of a batch in one turn of the event loop."""
+        answered = []
+        for job, outcome in outcomes:
+            if isinstance(outcome, SequenceAnswer) and not job.done():
+                answered.append(job.sequence.length or None)
+            settle(job, outcome)
+        self._no_more(job for job, _ in outcomes)
+        if answered:
+            self._observer.sequences_finished(self.served.labels, lengths=answered)
+
     def fail(self, jobs: Sequence[Job], reason: Callable[[], SeqLensError]) -> None:
         """Fail these jobs, each with an error of its own."""
-        for job in jobs:
-            settle(job, reason())
+        self.settle([(job, reason()) for job in jobs])
 
     def fail_all(self, reason: Callable[[], SeqLensError]) -> None:
         """Fail all that waits or runs."""
@@ -132,10 +144,11 @@ class ModelQueue:
     def expire(self, jobs: Sequence[Job]) -> None:
         """Fail jobs that waited until their deadline."""
         for job in jobs:
-            if not job.future.done():
+            if not job.done():
                 self._observer.cancelled(self.served.labels, stage="queue", cause="deadline")
                 waited = time.monotonic() - job.waiting.enqueued_at
-                settle(job, DeadlinePassed(f"deadline passed after {waited:.3f} s in the queue"))
+                late = DeadlinePassed(f"deadline passed after {waited:.3f} s in the queue")
+                self.settle([(job, late)])
 
     def _waiting(
         self,
@@ -167,26 +180,31 @@ class ModelQueue:
                 self._observer.rejected(self.served.labels, reason="draining")
         raise refusal
 
-    def _done(self, job: Job, future: asyncio.Future[SequenceAnswer]) -> None:
-        """Runs on the event loop once the future has a result, failed or was cancelled."""
-        self._unsettled.discard(job)
+    def _given_up(self, job: Job) -> None:
+        """Take back what a caller has cancelled."""
+        self._board.withdraw(self.work, job)
+        self._no_more([job])
+        late = job.waiting.deadline is not None and job.waiting.deadline <= time.monotonic()
+        self._observer.cancelled(
+            self.served.labels,
+            stage="compute" if job.started else "queue",
+            cause="deadline" if late else "client",
+        )
+
+    def _no_more(self, jobs: Iterable[Job]) -> None:
+        """Note that these are settled, and tell those who wait for it."""
+        self._unsettled.difference_update(jobs)
         self._one_settled.set()
         if not self._unsettled:
             self._settled.set()
-        if future.cancelled():
-            self._board.withdraw(self.work, job)
-            late = job.waiting.deadline is not None and job.waiting.deadline <= time.monotonic()
-            self._observer.cancelled(
-                self.served.labels,
-                stage="compute" if job.started else "queue",
-                cause="deadline" if late else "client",
-            )
-        elif future.exception() is None:
-            length = job.sequence.length or None
-            self._observer.sequence_finished(self.served.labels, length=length)
 
 
-def _work_of(served: ServedModel, observer: Observer, lanes: int) -> ModelWork:
+def _work_of(
+    served: ServedModel,
+    observer: Observer,
+    lanes: int,
+    settle: Callable[[Sequence[Settled]], None],
+) -> ModelWork:
     cost = CostTracker(served.cost)
     room: WaitingRoom[Job] = WaitingRoom(
         served.settings,
@@ -198,4 +216,4 @@ def _work_of(served: ServedModel, observer: Observer, lanes: int) -> ModelWork:
     )
     executor = BatchExecutor(served.labels, served.engine, served.decision, room, cost, observer)
     exclusive = not served.engine.capabilities.concurrent_runs
-    return ModelWork(served.labels, room, executor, exclusive)
+    return ModelWork(served.labels, room, executor, exclusive, settle)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
+from msgspec import Struct
+
 from seqlens.metrics.observer import Trigger
 from seqlens.scheduling.cost import Cost
 from seqlens.scheduling.strategy import Strategy
@@ -17,8 +19,7 @@ _PATIENCE = 8  # mates refused in a row before the others are not even looked at
 _LEAST_SAVING = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(Struct, frozen=True):
     """A sequence that waits, as the planner sees it."""
 
     number: int  # order of arrival, unique within a model
@@ -47,8 +48,7 @@ class BatchBudget:
     longest_shared: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Struct, frozen=True):
     """Sequences to run together, in the order in which they were chosen."""
 
     members: tuple[Waiting, ...]
@@ -112,7 +112,8 @@ def plan_batch(
     refused = 0
     trigger: Trigger = "idle"
     longest = math.inf if budget.longest_shared is None else budget.longest_shared
-    for mate in islice(_eligible(seed, mates, strategy, longest), _LOOK_AHEAD):
+    look_ahead = _LOOK_AHEAD if most > 1 else 0
+    for mate in islice(_eligible(seed, mates, strategy, longest), look_ahead):
         if len(draft.members) >= most:
             break
         verdict = draft.offer(mate)

@@ -1,11 +1,11 @@
 """The waiting room of one model: bounded by work, ordered for the planner."""
 
+import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from heapq import merge
-from typing import Generic, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
+from msgspec import Struct
 from sortedcontainers import SortedList
 
 from seqlens.errors import Overloaded
@@ -26,10 +26,11 @@ T = TypeVar("T")
 
 # Streams wait for room, so that they would keep a small room full, and every other caller out.
 _SHARE_OF_STREAMS = 0.5
+# Where no other length is left: (length, number), farther away than any.
+_NONE_ABOVE, _NONE_BELOW = (math.inf, -1), (-math.inf, -1)
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry(Generic[T]):
+class _Entry(Struct, Generic[T], frozen=True):
     waiting: Waiting
     item: T
     seconds: float  # predicted, alone
@@ -129,17 +130,25 @@ class WaitingRoom(Generic[T]):
 
     def add(self, waiting: Waiting, item: T) -> None:
         """Let a sequence in. Its number must be larger than all before it."""
-        seconds = self._cost.seconds(self._budget.fixed_length or waiting.length, 1)
-        self._entries[waiting.number] = _Entry(waiting, item, seconds)
-        self._order.add(order_key(waiting, self._settings.ageing_tokens_per_second))
-        self._lengths.add((waiting.length, waiting.number))
-        if waiting.deadline is not None:
-            self._deadlines.add((waiting.deadline, waiting.number))
-        self._tokens += waiting.length
-        self._seconds += seconds
-        if waiting.streamed:
-            self._streamed += 1
-            self._streamed_tokens += waiting.length
+        self.add_all([(waiting, item)])
+
+    def add_all(self, arrivals: Sequence[tuple[Waiting, T]]) -> None:
+        """Let sequences in. Their numbers must ascend, and be larger than all before them."""
+        for waiting, item in arrivals:
+            seconds = self._cost.seconds(self._budget.fixed_length or waiting.length, 1)
+            self._entries[waiting.number] = _Entry(waiting, item, seconds)
+            self._tokens += waiting.length
+            self._seconds += seconds
+            if waiting.streamed:
+                self._streamed += 1
+                self._streamed_tokens += waiting.length
+        ageing, waits = self._settings.ageing_tokens_per_second, [one for one, _ in arrivals]
+        _insert(self._order, [order_key(one, ageing) for one in waits])
+        _insert(self._lengths, [(one.length, one.number) for one in waits])
+        _insert(
+            self._deadlines,
+            [(one.deadline, one.number) for one in waits if one.deadline is not None],
+        )
 
     def remove(self, number: int) -> T | None:
         """Take one sequence out; None if it does not wait here any more."""
@@ -187,7 +196,16 @@ class WaitingRoom(Generic[T]):
             cost=self._cost,
             share=fair_share(len(self), idle_lanes),
         )
-        return batch, [self._take(member.number) for member in batch.members]
+        return batch, self._take_members(batch)
+
+    def _take_members(self, batch: Batch) -> list[T]:
+        numbers = [member.number for member in batch.members]
+        if len(numbers) < len(self._entries):
+            return [self._take(number) for number in numbers]
+        # Emptying the room costs a fraction of taking them out one by one.
+        items = [self._entries[number].item for number in numbers]
+        self.take_all()
+        return items
 
     def _take(self, number: int) -> T:
         item = self.remove(number)
@@ -205,7 +223,21 @@ class WaitingRoom(Generic[T]):
         Ageing mixes lengths in the order of urgency, so neighbours there rarely fit; near
         lengths are what makes a batch cheap.
         """
-        longer = self._lengths.irange((seed.length, -1))
-        shorter = self._lengths.irange(None, (seed.length, -1), reverse=True)
-        nearest = merge(longer, shorter, key=lambda entry: abs(entry[0] - seed.length))
-        return (self._entries[number].waiting for _, number in nearest)
+        middle = (seed.length, -1)
+        longer = self._lengths.irange(middle)
+        shorter = self._lengths.irange(None, middle, reverse=True)
+        above, below = next(longer, _NONE_ABOVE), next(shorter, _NONE_BELOW)
+        while above is not _NONE_ABOVE or below is not _NONE_BELOW:
+            if above[0] - seed.length <= seed.length - below[0]:
+                number, above = above[1], next(longer, _NONE_ABOVE)
+            else:
+                number, below = below[1], next(shorter, _NONE_BELOW)
+            yield self._entries[number].waiting
+
+
+def _insert(holding: SortedList, keys: Sequence[Any]) -> None:
+    """Add keys to a sorted container, in the cheaper of its two ways."""
+    if len(keys) == 1:
+        holding.add(keys[0])
+    elif keys:
+        holding.update(keys)
