@@ -64,7 +64,8 @@ def test_every_value_is_read_or_refused(value: object) -> None:
     try:
         listed = read_sequences(text, 3)
     except InvalidRequest:
-        assert not isinstance(value, list) or len(value) > 3
+        no_json = b"Infinity" in text or b"NaN" in text
+        assert no_json or not isinstance(value, list) or len(value) > 3
     else:
         assert len(listed) == len(value)  # type: ignore[arg-type]
         assert all(isinstance(one, SequenceRequest | SeqLensError) for one in listed)
