@@ -80,12 +80,18 @@ class Board:
         return jobs
 
     def put(self, work: ModelWork, jobs: Sequence[Job]) -> None:
-        """Let all jobs wait, or none: raises ``Overloaded`` if they do not fit."""
+        """Let all jobs wait, or none: raises ``Overloaded`` if they do not fit.
+
+        Lanes that are idle do not look for them before ``wake``.
+        """
         with self._changed:
             work.room.check_room_for([job.waiting.length for job in jobs])
             work.room.add_all([(job.waiting, job) for job in jobs])
-            if self._idle_lanes:
-                self._changed.notify(len(jobs))
+
+    def wake(self, lanes: int) -> None:
+        """Send at most so many idle lanes for what waits."""
+        with self._changed:
+            self._changed.notify(lanes)
 
     def has_room_for_stream(self, work: ModelWork, lengths: Sequence[int]) -> bool:
         """Whether sequences of a stream may all wait for a model now."""

@@ -49,6 +49,7 @@ class ModelQueue:
         self._board, self._observer = board, observer
         self._watch_deadline = watch_deadline
         self._numbers = itertools.count()
+        self._put_in_round = 0  # sequences that idle lanes have not been sent for
         self._unsettled: set[Job] = set()
         self._settled = asyncio.Event()  # nothing is unsettled
         self._settled.set()
@@ -92,6 +93,7 @@ class ModelQueue:
         self._unsettled.update(jobs)
         if jobs:
             self._settled.clear()
+            self._wake_after_round(len(jobs))
         if deadline is not None:
             self._watch_deadline(deadline)
         return jobs
@@ -170,6 +172,20 @@ class ModelQueue:
             for _ in jobs:
                 self._observer.rejected(self.served.labels, reason="queue_full")
             raise
+
+    def _wake_after_round(self, sequences: int) -> None:
+        """Send idle lanes when all callers that the event loop has at hand had their turn.
+
+        A lane needs the interpreter to begin, so it would only get in their way, and with them
+        come larger batches.
+        """
+        if not self._put_in_round:
+            asyncio.get_running_loop().call_soon(self._wake)
+        self._put_in_round += sequences
+
+    def _wake(self) -> None:
+        self._board.wake(self._put_in_round)
+        self._put_in_round = 0
 
     def _refuse_if_closed(self, sequences: int) -> None:
         if self._refusal is None:
