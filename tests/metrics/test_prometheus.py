@@ -106,7 +106,7 @@ def test_latency_bounds_double_from_half_a_millisecond(
 def test_stages_and_sequences_go_under_their_range(
     loaded: PrometheusObserver, lstm: ModelLabels, scrape: LookUp
 ) -> None:
-    loaded.stage_finished(lstm, stage="decode", length=65, seconds=0.25)
+    loaded.message_converted(lstm, length=65, decode_seconds=0.25, encode_seconds=0.75)
     loaded.sequences_ran(
         lstm,
         lengths=[65, 3, 70, None],
@@ -123,6 +123,7 @@ def test_stages_and_sequences_go_under_their_range(
         return shown.value(f"{name}_sum", **labels), shown.value(f"{name}_count", **labels)
 
     assert seconds("decode", "65+") == (0.25, 1)
+    assert seconds("encode", "65+") == (0.75, 1)
     assert seconds("queue", "65+") == (1.5, 2)
     assert seconds("batch", "65+") == (0.5, 2)
     assert seconds("compute", "65+") == (4.0, 2)
@@ -170,7 +171,9 @@ def test_queue_gauges_are_read_at_the_scrape_and_versions_joined(
 ) -> None:
     waiting = [QueueState(2, 300, 0.5, 4)]
     loaded.watch_queue(lstm, lambda: waiting[-1])
-    loaded.watch_queue(replace(lstm, version="2"), lambda: QueueState(1, 20, 0.25, 1))
+    loaded.watch_queue(
+        ModelLabels("kitten", "2", lstm.architecture), lambda: QueueState(1, 20, 0.25, 1)
+    )
     assert scrape().value("seqlens_queue_tokens", model="kitten") == 320
     waiting.append(QueueState(0, 0, 0.0, 0))
     shown = scrape()
@@ -196,7 +199,7 @@ def test_events_after_the_unload_bring_no_series_back(
     loaded.model_unloaded(lstm)
     finish(loaded, lstm)
     run_batch(loaded, lstm)
-    loaded.stage_finished(lstm, stage="encode", length=3, seconds=0.1)
+    loaded.message_converted(lstm, length=3, decode_seconds=0.1, encode_seconds=0.1)
     loaded.sequences_finished(lstm, lengths=[3])
     loaded.cancelled(lstm, stage="queue", cause="client")
     assert scrape().find(model="kitten") == []
@@ -258,7 +261,7 @@ def test_no_length_of_a_request_becomes_a_label(
     for length in range(0, 200, 7):
         finish(loaded, lstm, length=length)
         loaded.sequences_finished(lstm, lengths=[length])
-        loaded.stage_finished(lstm, stage="compute", length=length, seconds=0.1)
+        loaded.message_converted(lstm, length=length, decode_seconds=0.1, encode_seconds=0.1)
     shown = scrape()
     assert len(shown.samples) == before
     ranges = {s.labels["length_bucket"] for s in shown.samples if "length_bucket" in s.labels}
@@ -270,7 +273,7 @@ def test_events_from_many_threads_are_all_counted(
     report: LoadReport, scrape: LookUp,
 ) -> None:  # fmt: skip
     def lane(number: int) -> None:
-        other = replace(lstm, model=f"passing-{number}")
+        other = ModelLabels(f"passing-{number}", "1", lstm.architecture)
         for _ in range(50):
             run_batch(loaded, lstm, lane=number)
             loaded.model_loaded(other, report)

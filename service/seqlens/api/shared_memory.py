@@ -121,6 +121,8 @@ class SharedMemory:
         A place may be larger than what is put there; its rest stays as it is. Raises
         ``InvalidRequest``.
         """
+        if not writes:
+            return
         with ExitStack() as stack:
             opened = [stack.enter_context(self._room_for(write, write.field)) for write in writes]
             for write, (descriptor, start) in zip(writes, opened, strict=True):

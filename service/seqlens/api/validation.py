@@ -67,7 +67,9 @@ def check_outputs(anatomy: ModelAnatomy, names: Sequence[str]) -> tuple[str, ...
 
     Refuses outputs that are unknown or doubled.
     """
-    known = tuple(spec.name for spec in anatomy.outputs)
+    known = anatomy.output_names
+    if not names:
+        return known
     for name, count in Counter(names).items():
         if name not in known:
             raise InvalidRequest(
@@ -77,7 +79,7 @@ def check_outputs(anatomy: ModelAnatomy, names: Sequence[str]) -> tuple[str, ...
             )
         if count > 1:
             raise InvalidRequest(f"outputs.{name}", got=f"{count} times", expected="once")
-    return tuple(names) or known
+    return tuple(names)
 
 
 def check_tensor(spec: InputAnatomy, tensor: NamedTensor) -> None:

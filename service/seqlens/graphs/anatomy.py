@@ -203,6 +203,16 @@ class ModelAnatomy:
         return frozenset(self._inputs_by_name)
 
     @cached_property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of all outputs."""
+        return tuple(one.name for one in self.outputs)
+
+    @cached_property
+    def mark_names(self) -> frozenset[str]:
+        """Names of the inputs by which callers tell padding."""
+        return frozenset(one.name for one in self.inputs if one.made_by_server)
+
+    @cached_property
     def needed_names(self) -> frozenset[str]:
         """Names of the inputs that callers must give."""
         return frozenset(one.name for one in self.inputs if not one.optional)

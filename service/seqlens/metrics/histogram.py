@@ -1,7 +1,7 @@
 """A histogram that takes many observations in one step."""
 
 from bisect import bisect_left
-from collections import Counter as Multiset
+from collections import defaultdict
 from collections.abc import Sequence
 
 import prometheus_client
@@ -17,7 +17,9 @@ class Histogram(prometheus_client.Histogram):
     def observe_all(self, amounts: Sequence[float]) -> None:
         """The same as ``observe`` for each of ``amounts``."""
         self._sum.inc(sum(amounts))
-        places = Multiset(bisect_left(self._upper_bounds, amount) for amount in amounts)
+        places: defaultdict[int, int] = defaultdict(int)
+        for amount in amounts:
+            places[bisect_left(self._upper_bounds, amount)] += 1
         for place, times in places.items():
             self._buckets[place].inc(times)
 

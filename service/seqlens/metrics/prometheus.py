@@ -1,7 +1,6 @@
 """The observer that turns events into Prometheus series."""
 
 import threading
-from collections import Counter as Multiset
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -21,7 +20,6 @@ from seqlens.metrics.observer import (
     ModelLabels,
     QueueState,
     RejectReason,
-    Stage,
     Trigger,
 )
 from seqlens.metrics.queues import QueueCollector
@@ -91,12 +89,19 @@ class PrometheusObserver:
         if code == "OK":
             series.work.durations[self._ranges.label(length)].observe(seconds)
 
-    def stage_finished(
-        self, labels: ModelLabels, *, stage: Stage, length: int | None, seconds: float
+    def message_converted(
+        self,
+        labels: ModelLabels,
+        *,
+        length: int | None,
+        decode_seconds: float,
+        encode_seconds: float,
     ) -> None:
-        """Time one stage."""
+        """Time the stages at both ends of a request."""
         if series := self._current.get(labels):
-            series.work.stages[stage, self._ranges.label(length)].observe(seconds)
+            span = self._ranges.label(length)
+            series.work.stages["decode", span].observe(decode_seconds)
+            series.work.stages["encode", span].observe(encode_seconds)
 
     def sequences_ran(
         self,
@@ -124,7 +129,10 @@ class PrometheusObserver:
         series = self._current.get(labels)
         if series is None:
             return
-        for span, count in Multiset(map(self._ranges.label, lengths)).items():
+        counts: defaultdict[str, int] = defaultdict(int)
+        for length in lengths:
+            counts[self._ranges.label(length)] += 1
+        for span, count in counts.items():
             series.work.sequences[span].inc(count)
         series.work.lengths.observe_all([length for length in lengths if length is not None])
 

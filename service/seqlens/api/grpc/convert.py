@@ -108,13 +108,13 @@ def _read_outputs(message: ModelInferRequest, memory: SharedMemory) -> tuple[Req
 
 
 def _read_inputs(message: ModelInferRequest, memory: SharedMemory) -> tuple[NamedTensor, ...]:
-    places = [
-        read_place(plain_parameters(tensor.parameters), f"inputs.{tensor.name}.parameters")
-        for tensor in message.inputs
-    ]
+    places = [_input_place(tensor) for tensor in message.inputs]
     _check_forms(message, places)
-    fields = [f"inputs.{tensor.name}" for tensor in message.inputs]
-    shared = [(place, field) for place, field in zip(places, fields, strict=True) if place]
+    shared = [
+        (place, f"inputs.{tensor.name}")
+        for place, tensor in zip(places, message.inputs, strict=True)
+        if place
+    ]
     # Raw contents belong to the inputs in order, but for those in shared memory.
     copied, raw = iter(memory.read_all(shared)), iter(message.raw_input_contents)
     return tuple(
@@ -127,11 +127,17 @@ def _read_inputs(message: ModelInferRequest, memory: SharedMemory) -> tuple[Name
     )
 
 
+def _input_place(tensor: ModelInferRequest.InferInputTensor) -> SharedPlace | None:
+    if not tensor.parameters:
+        return None
+    return read_place(plain_parameters(tensor.parameters), f"inputs.{tensor.name}.parameters")
+
+
 def _check_forms(message: ModelInferRequest, places: list[SharedPlace | None]) -> None:
     raw = message.raw_input_contents
     for tensor, place in zip(message.inputs, places, strict=True):
         # Contents that are there and empty are those of clients that always make them.
-        if (raw or place is not None) and tensor.contents.ListFields():
+        if (raw or place) and tensor.HasField("contents") and tensor.contents.ListFields():
             raise InvalidRequest(
                 f"inputs.{tensor.name}.contents",
                 got="typed contents beside another form",
