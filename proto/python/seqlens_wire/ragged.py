@@ -33,12 +33,13 @@ def pack(name: str, datatype: str, rows: Sequence[Array]) -> RaggedTensor:
 
 
 def _encode_rows(name: str, datatype: str, rows: Sequence[Array]) -> bytes:
-    # Each row by itself: numpy would join int64 and uint64 rows as float64.
-    fitting = [
-        conform(row, datatype, field=f"{name}[{index}]").ravel() for index, row in enumerate(rows)
-    ]
-    values = np.concatenate(fitting) if fitting else np.empty(0, find_datatype(datatype).dtype)
-    return encode(values, datatype, field=name)
+    dtype = find_datatype(datatype).dtype
+    if not rows:
+        return b""
+    if any(row.dtype != dtype for row in rows):
+        # Each row by itself: numpy would join int64 and uint64 rows as float64.
+        rows = [conform(row, datatype, field=f"{name}[{i}]") for i, row in enumerate(rows)]
+    return encode(np.concatenate(rows, axis=None), datatype, field=name)
 
 
 def unpack(tensor: RaggedTensor, *, field: str = "") -> list[Array]:

@@ -71,12 +71,13 @@ def element_count(shape: Sequence[int], *, field: str = "shape") -> int:
     """
     if len(shape) > MAX_RANK:
         raise TensorError(field, got=f"{len(shape)} axes", expected=f"at most {MAX_RANK}")
-    if any(size < 0 for size in shape):
+    if min(shape, default=0) < 0:
         raise TensorError(field, got=f"shape {list(shape)}", expected="no negative sizes")
+    count = math.prod(shape)
     # A zero does not excuse the other sizes: numpy multiplies them as well.
-    if math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS:
+    if (count or math.prod(size or 1 for size in shape)) > MAX_ELEMENTS:
         raise TensorError(field, got=f"shape {list(shape)}", expected="fewer elements")
-    return math.prod(shape)
+    return count
 
 
 def conform(array: Array, datatype: str, *, field: str = "array") -> Array:
@@ -87,12 +88,12 @@ def conform(array: Array, datatype: str, *, field: str = "array") -> Array:
     floats for an integer datatype, raises ``TensorError`` for ``field``.
     """
     kind = find_datatype(datatype, field=field)
-    if is_bfloat16(array):
-        array = array.astype(np.float32)
-    if kind is BYTES and array.dtype.kind in "SU":
-        return array.astype(object)
     if array.dtype == kind.dtype:
         return array
+    if is_bfloat16(array):
+        return conform(array.astype(np.float32), datatype, field=field)
+    if kind is BYTES and array.dtype.kind in "SU":
+        return array.astype(object)
     if kind.kind in "iu" and array.dtype.kind in "iu":
         return _narrow(array, kind, field)
     if kind.kind == "f" and array.dtype.kind in "iuf":

@@ -58,8 +58,8 @@ async def answer_batch(
 
 def output_of(model: LoadedModel, spec: OutputAnatomy, answer: SequenceAnswer) -> Array:
     """One output of one sequence, without batch axis."""
-    array = answer.outputs[spec.name]
+    array = np.asarray(answer.outputs[spec.name])
     # A model that runs requests as they come has run a batch of one.
-    if model.decision.strategy is not Strategy.WHOLE or spec.batch_axis is None:
-        return np.asarray(array)
-    return np.asarray(np.take(array, 0, spec.batch_axis))
+    if model.decision.strategy is Strategy.WHOLE and spec.batch_axis is not None:
+        return np.asarray(np.take(array, 0, spec.batch_axis))
+    return array

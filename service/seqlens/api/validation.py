@@ -17,6 +17,8 @@ from seqlens.errors import InvalidRequest, SequenceTooLong
 from seqlens.graphs.anatomy import InputAnatomy, InputRole, ModelAnatomy
 from seqlens.sequences import Array, Tensors
 
+_UNSIGNED = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
+
 
 def check_names(anatomy: ModelAnatomy, names: Sequence[str]) -> None:
     """Refuse inputs that are unknown, doubled or missing."""
@@ -98,10 +100,12 @@ def check_sequence_shape(spec: InputAnatomy, array: Array) -> None:
 
 def _check_shape(spec: InputAnatomy, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
     rank = len(expected)
-    if len(shape) == rank and all(
-        want in (-1, size) for size, want in zip(shape, expected, strict=True)
-    ):
-        return
+    if len(shape) == rank:
+        for size, want in zip(shape, expected, strict=True):
+            if want not in (-1, size):
+                break
+        else:
+            return
     ranks = (f", rank {len(shape)}", f", rank {rank}") if len(shape) != rank else ("", "")
     raise InvalidRequest(
         f"inputs.{spec.name}.shape",
@@ -133,7 +137,7 @@ def wrong_values(spec: InputAnatomy, array: Array) -> NDArray[np.bool_] | None:
         return None
     if spec.vocabulary_size is not None and array.dtype.kind in "iu":
         # As an unsigned number a negative id is a very large one: one look is enough.
-        if array.view(f"u{array.itemsize}").max() < spec.vocabulary_size:
+        if array.view(_UNSIGNED[array.itemsize]).max() < spec.vocabulary_size:
             return None
         return np.asarray((array < 0) | (array >= spec.vocabulary_size))
     if spec.role in (InputRole.SEQUENCE, InputRole.STATE) and array.dtype.kind == "f":

@@ -70,7 +70,7 @@ class InputAnatomy:
     trial_value: int | None = None  # OTHER only: a value that runs, for trials (a sample rate)
     default: int | None = None  # SEQUENCE only: stands at every position where it is left out
 
-    @property
+    @cached_property
     def made_by_server(self) -> bool:
         """Whether the server can make this input itself when the caller leaves it out."""
         return self.role in _MADE_BY_SERVER

@@ -136,6 +136,8 @@ class _Draft:
         self.seconds = cost.seconds(self.length, 1)
         self._budget, self._cost = budget, cost
         self._limit = self._time_limit(self.seconds)
+        # Mates come by length, so that many in a row have the same.
+        self._mate_length, self._mate_seconds, self._mate_limit = -1, 0.0, 0.0
 
     def offer(self, mate: Waiting) -> Literal["joined", "budget", "no gain"]:
         """Take the mate in, or say why not."""
@@ -143,16 +145,22 @@ class _Draft:
         length = max(self.length, mate.length)
         if length * size > self._budget.tokens:
             return "budget"
-        alone = self._cost.seconds(self._budget.fixed_length or mate.length, 1)
+        if mate.length != self._mate_length:
+            self._look_at(mate)
         together = self._cost.seconds(length, size)
-        if together > self.seconds + (1 - _LEAST_SAVING) * alone:
+        if together > self.seconds + (1 - _LEAST_SAVING) * self._mate_seconds:
             return "no gain"
-        limit = min(self._limit, self._time_limit(alone))
+        limit = min(self._limit, self._mate_limit)
         if together > limit:
             return "budget"
         self.members.append(mate)
         self.length, self.seconds, self._limit = length, together, limit
         return "joined"
+
+    def _look_at(self, mate: Waiting) -> None:
+        self._mate_length = mate.length
+        self._mate_seconds = self._cost.seconds(self._budget.fixed_length or mate.length, 1)
+        self._mate_limit = self._time_limit(self._mate_seconds)
 
     def _time_limit(self, alone: float) -> float:
         return max(self._budget.quantum_seconds, self._budget.stretch * alone)

@@ -47,12 +47,10 @@ def _requests(columns: Mapping[str, tuple[str, list[Array]]]) -> list[SequenceRe
             raise InvalidRequest(
                 f"inputs.{name}.rows", got=str(count), expected=f"{counts[first]}, as in {first!r}"
             )
-    return [
-        SequenceRequest(
-            tuple(NamedTensor(name, kind, rows[row]) for name, (kind, rows) in columns.items())
-        )
-        for row in range(counts.get(first, 0))
-    ]
+    tensors = (
+        [NamedTensor(name, kind, row) for row in rows] for name, (kind, rows) in columns.items()
+    )
+    return [SequenceRequest(inputs) for inputs in zip(*tensors, strict=True)]
 
 
 def write_answers(
