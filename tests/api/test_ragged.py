@@ -46,7 +46,7 @@ def test_a_state_may_come_along_or_stay_away() -> None:
     [
         ([tensor("ids", [])], "inputs.ids", "length 0", "at least one"),
         ([tensor("ids", [[1]])], "inputs.ids.shape", "rank 2", "[-1], rank 1"),
-        ([tensor("ids", [1.5], "float32")], "inputs.ids", "float32", "INT64"),
+        ([tensor("ids", [1.5], "float32")], "inputs.ids", "FP32", "INT64"),
         ([tensor("ids", [1, 100])], "inputs.ids[1]", "100", "from 0 to 99"),
         ([tensor("lengths", 1)], "inputs.ids", "nothing", "INT64"),
         (

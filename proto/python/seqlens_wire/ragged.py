@@ -50,14 +50,18 @@ def unpack(tensor: RaggedTensor, *, field: str = "") -> list[Array]:
     """
     field = field or tensor.name
     shapes = _row_shapes(tensor, field)
-    counts = [element_count(shape, field=field) for shape in shapes]
+    if tensor.rank == 1:  # token ids, class scores: rows are pieces of the values as they are
+        counts = list(tensor.shapes)
+        element_count([min(counts, default=0)], field=field)
+    else:
+        counts = [element_count(shape, field=field) for shape in shapes]
     total = element_count([sum(counts)], field=field)
     flat = decode(tensor.values, tensor.datatype, [total], field=field)
     ends = itertools.accumulate(counts)
-    return [
-        flat[end - count : end].reshape(shape)
-        for shape, count, end in zip(shapes, counts, ends, strict=True)
-    ]
+    pieces = [flat[end - count : end] for count, end in zip(counts, ends, strict=True)]
+    if tensor.rank == 1:
+        return pieces
+    return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
 def _row_shapes(tensor: RaggedTensor, field: str) -> list[tuple[int, ...]]:

@@ -34,7 +34,9 @@ def check_sequence(
     length = _length(anatomy, arrays, limits)
     for name, array in arrays.items():
         spec = input_named(anatomy, name)
-        refuse_values(spec, array, wrong_values(spec, array))
+        wrong = wrong_values(spec, array)
+        if wrong is not None:
+            refuse_values(spec, array, wrong)
     return InputSequence(with_defaults(anatomy, arrays, length), length)
 
 
