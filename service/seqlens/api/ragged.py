@@ -14,7 +14,7 @@ from seqlens.api.validation import (
     wrong_values,
 )
 from seqlens.errors import InvalidRequest
-from seqlens.graphs.anatomy import ModelAnatomy
+from seqlens.graphs.anatomy import InputAnatomy, ModelAnatomy
 from seqlens.sequences import Array, InputSequence
 from seqlens_wire.tensors import TensorError, conform
 
@@ -30,10 +30,10 @@ def check_sequence(
     """
     tensors = [one if one.name else _named(anatomy, one) for one in tensors]
     check_names(anatomy, [tensor.name for tensor in tensors])
-    arrays = {tensor.name: _checked(anatomy, tensor) for tensor in tensors}
+    specs = [input_named(anatomy, tensor.name) for tensor in tensors]
+    arrays = {s.name: _checked(s, tensor) for s, tensor in zip(specs, tensors, strict=True)}
     length = _length(anatomy, arrays, limits)
-    for name, array in arrays.items():
-        spec = input_named(anatomy, name)
+    for spec, array in zip(specs, arrays.values(), strict=True):
         wrong = wrong_values(spec, array)
         if wrong is not None:
             refuse_values(spec, array, wrong)
@@ -48,8 +48,7 @@ def _named(anatomy: ModelAnatomy, tensor: NamedTensor) -> NamedTensor:
     raise InvalidRequest("inputs", got="a tensor without a name", expected=", ".join(needed))
 
 
-def _checked(anatomy: ModelAnatomy, tensor: NamedTensor) -> Array:
-    spec = input_named(anatomy, tensor.name)
+def _checked(spec: InputAnatomy, tensor: NamedTensor) -> Array:
     if spec.made_by_server:
         raise InvalidRequest(
             f"inputs.{spec.name}",
@@ -65,19 +64,17 @@ def _checked(anatomy: ModelAnatomy, tensor: NamedTensor) -> Array:
 
 
 def _length(anatomy: ModelAnatomy, arrays: Mapping[str, Array], limits: LengthLimits) -> int:
-    lengths = {
-        spec.name: len(arrays[spec.name])
-        for spec in anatomy.sequence_inputs
-        if spec.time_axis is not None and spec.name in arrays
-    }
-    if not lengths:
-        return 0
-    first, length = next(iter(lengths.items()))
-    check_length(f"inputs.{first}", length, limits)
-    for name, found in lengths.items():
-        if found != length:
+    first, length = "", 0
+    for spec in anatomy.sequence_inputs:
+        if spec.time_axis is None or spec.name not in arrays:
+            continue
+        found = len(arrays[spec.name])
+        if not first:
+            check_length(f"inputs.{spec.name}", found, limits)
+            first, length = spec.name, found
+        elif found != length:
             raise InvalidRequest(
-                f"inputs.{name}",
+                f"inputs.{spec.name}",
                 got=f"length {found}",
                 expected=f"length {length}, as in {first!r}",
             )

@@ -48,6 +48,7 @@ class ModelQueue:
         self.work = _work_of(served, observer, lanes, self.settle)
         self._board, self._observer = board, observer
         self._watch_deadline = watch_deadline
+        self._shares_batches = served.decision.strategy.shares_batches
         self._numbers = itertools.count()
         self._put_in_round = 0  # sequences that idle lanes have not been sent for
         self._unsettled: set[Job] = set()
@@ -80,15 +81,12 @@ class ModelQueue:
         """
         self._refuse_if_closed(len(sequences))
         loop, now = asyncio.get_running_loop(), time.monotonic()
-        jobs = [
-            Job(
-                one,
-                self._waiting(one, now, deadline, priority, streamed),
-                self._given_up,
-                loop,
-            )
-            for one in sequences
-        ]
+        jobs = []
+        for one in sequences:
+            key = sharing_key(self.served.engine.anatomy, one) if self._shares_batches else None
+            number = next(self._numbers)
+            waiting = Waiting(number, one.length, now, deadline, priority, key, streamed)
+            jobs.append(Job(one, waiting, self._given_up, loop))
         self._put(jobs)
         self._unsettled.update(jobs)
         if jobs:
@@ -151,19 +149,6 @@ class ModelQueue:
                 waited = time.monotonic() - job.waiting.enqueued_at
                 late = DeadlinePassed(f"deadline passed after {waited:.3f} s in the queue")
                 self.settle([(job, late)])
-
-    def _waiting(
-        self,
-        sequence: InputSequence,
-        now: float,
-        deadline: float | None,
-        priority: int,
-        streamed: bool,
-    ) -> Waiting:
-        shares = self.served.decision.strategy.shares_batches
-        key = sharing_key(self.served.engine.anatomy, sequence) if shares else None
-        number = next(self._numbers)
-        return Waiting(number, sequence.length, now, deadline, priority, key, streamed)
 
     def _put(self, jobs: Sequence[Job]) -> None:
         try:
