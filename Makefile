@@ -78,6 +78,10 @@ serve: build/.exported ## serve the six example models until Ctrl-C
 
 .PHONY: test
 test: $(VENV)/.test-ready ## run the tests
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+.PHONY: testall
+testall: $(VENV)/.test-ready ## run the tests, and those with clients that need environments of their own
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: lint

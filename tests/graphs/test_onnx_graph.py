@@ -282,7 +282,6 @@ def test_a_transformer_holds_no_recurrence() -> None:
     assert read_onnx(masked(Transformer(), torch.int64)).recurrent_layers == ()
 
 
-@pytest.mark.slow
 def test_a_recurrence_unrolled_by_the_exporter_is_reported_with_advice() -> None:
     """The dynamo exporter writes nn.RNN out step by step, for the example's length alone."""
     module = Recurrent("RNN").eval()

