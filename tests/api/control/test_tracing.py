@@ -53,7 +53,9 @@ def written(path: Path, request_ids: set[str]) -> list[dict[str, Any]]:
     """The traces of these requests, once all are in the file."""
     end = time.monotonic() + 5
     while True:
-        traces = json.loads(path.read_text()) if path.exists() else []
+        # In the moment in which it is begun a file is empty.
+        text = path.read_text() if path.exists() else ""
+        traces = json.loads(text or "[]")
         found = [one for one in traces if one.get("request_id") in request_ids]
         if len(found) == len(request_ids) or time.monotonic() > end:
             return found
