@@ -31,7 +31,7 @@ def kept() -> Iterator[Kept]:
 
 def log_all() -> None:
     for level in ("info", "warning", "error", "critical"):
-        getattr(logging.getLogger("some.library"), level)(level)
+        getattr(logging.getLogger("elsewhere"), level)(level)
     logging.getLogger(REQUESTS).info("request")
 
 

@@ -108,7 +108,7 @@ def _type(arrow: Any, values: list[Any]) -> Any:
     # Not infer_type, which finds one for texts among lists.
     kind = arrow.array(values).type
     if not _can_be_written(arrow, kind):
-        raise arrow.ArrowNotImplementedError("a file cannot hold an object without entries")
+        raise arrow.ArrowInvalid("a file cannot hold an object without entries")
     return kind
 
 
