@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from seqlens.api.inference import Started
+from seqlens.api.outcomes import Started
 from seqlens.api.stream import Pending, SequenceStream
 from seqlens.errors import SeqLensError
 from seqlens.sequences import SequenceAnswer

@@ -7,8 +7,8 @@ import numpy as np
 
 from seqlens.api.calls import Call
 from seqlens.api.core import Core
-from seqlens.api.inference import Outcome, outcomes
 from seqlens.api.message_bounds import check_tensor_names
+from seqlens.api.outcomes import Outcome, outcomes
 from seqlens.api.requests import SequenceRequest, Urgency
 from seqlens.api.validation import check_outputs
 from seqlens.errors import SeqLensError

@@ -2,16 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import ParamSpec, TypeVar
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from seqlens.api.calls import Call
 from seqlens.api.classification import best_classes
 from seqlens.api.declared import declared_outputs
-from seqlens.api.failures import answerable
 from seqlens.api.message_bounds import check_count, check_text
+from seqlens.api.off_loop import off_loop_if_large
+from seqlens.api.outcomes import Started, all_or_none
 from seqlens.api.ragged import check_sequence, text_tensor
 from seqlens.api.requests import (
     AnsweredOutput,
@@ -35,14 +35,6 @@ from seqlens.scheduling.strategy import Strategy
 from seqlens.sequences import Array, InputSequence, SequenceAnswer, array_bytes
 from seqlens.settings import LimitSettings
 
-Outcome = SequenceAnswer | SeqLensError
-Started = asyncio.Future[SequenceAnswer] | SeqLensError
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-# Checking or copying more than this takes longer than the event loop may be held up.
-LARGE_BYTES = 1 << 20
 CLASS_COST = 16
 # A text of more cannot be short enough: tokens are words or parts of words.
 MAX_CHARACTERS_PER_TOKEN = 256
@@ -79,7 +71,7 @@ class Inference:
             await _room_for_stream(served, sequences, urgency)
         await self._turns.take(len(sequences))
         futures = _submit(served, sequences, urgency, streamed=streamed)
-        answers = await _all_or_none(futures)
+        answers = await all_or_none(futures)
         call.answered(answers)
         size = sum(array_bytes(answer.outputs) for answer in answers)
         arrays = await off_loop_if_large(size, _put_together, model, answers, rows, names)
@@ -163,26 +155,6 @@ class Inference:
                 check_count(f"inputs.{spec.name}", rows, self._limits.max_message_sequences)
                 most = max(most, rows)
         return most
-
-
-async def outcomes(started: Sequence[Started]) -> list[Outcome]:
-    """Wait for all; each gets its answer or its error. On cancel all waiting work is taken back."""
-    futures = [one for one in started if isinstance(one, asyncio.Future)]
-    try:
-        for future in futures:
-            if not future.done():  # most of them are done together with one before them
-                await asyncio.wait([future])
-    finally:
-        _take_back(futures)
-    return [outcome(one) for one in started]
-
-
-def outcome(started: Started) -> Outcome:
-    """Answer or error of a sequence that is done."""
-    if isinstance(started, SeqLensError):
-        return started
-    error = started.exception()
-    return started.result() if error is None else answerable(error)
 
 
 def length_limits(model: LoadedModel) -> LengthLimits:
@@ -274,29 +246,6 @@ def _submit(
     )
 
 
-async def _all_or_none(futures: Sequence[asyncio.Future[SequenceAnswer]]) -> list[SequenceAnswer]:
-    """All answers in order; the first failure ends it, and its row is named."""
-    if len(futures) == 1:
-        return [await futures[0]]
-    try:
-        await asyncio.wait(futures, return_when=asyncio.FIRST_EXCEPTION)
-        for row, future in enumerate(futures):
-            if future.done() and (error := future.exception()) is not None:
-                raise error.at(f"row {row}") if isinstance(error, SeqLensError) else error
-    finally:
-        _take_back(futures)
-    return [future.result() for future in futures]
-
-
-def _take_back(futures: Sequence[asyncio.Future[SequenceAnswer]]) -> None:
-    for future in futures:
-        if not future.done():
-            future.cancel()
-        elif not future.cancelled():
-            # Reading it keeps asyncio from logging those of rows that nobody asks for.
-            future.exception()
-
-
 async def _token_ids(
     model: LoadedModel, requests: Sequence[SequenceRequest | SeqLensError], most: int
 ) -> Sequence[Array | SeqLensError]:
@@ -315,12 +264,3 @@ async def _token_ids(
     # Those that are refused for their size are not worth a tokenizer's time.
     fitting = [text if len(text) <= most else "" for text in texts]
     return await asyncio.to_thread(model.tokenizer.encode, fitting)
-
-
-async def off_loop_if_large(
-    size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-) -> T:
-    """Call a function on ``size`` bytes: in a thread if they are many, else at once."""
-    if size > LARGE_BYTES:
-        return await asyncio.to_thread(function, *args, **kwargs)
-    return function(*args, **kwargs)

@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-from seqlens.api.inference import Outcome, Started, outcome
+from seqlens.api.outcomes import Outcome, Started, outcome
 from seqlens.api.stream_reading import StreamRoom
 from seqlens.repository.loading import LoadedModel
 from seqlens.sequences import array_bytes

@@ -12,8 +12,8 @@ from seqlens.api.batch import ReadSequences
 from seqlens.api.calls import Call, Protocol
 from seqlens.api.core import Core
 from seqlens.api.failures import answerable
-from seqlens.api.inference import Outcome
 from seqlens.api.message_bounds import check_tensor_names
+from seqlens.api.outcomes import Outcome
 from seqlens.api.requests import Urgency, deadline_in
 from seqlens.api.stream import Group, Pending, SequenceStream
 from seqlens.api.stream_reading import read_until_drained

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from seqlens.api.batch import output_of
 from seqlens.api.failures import invalid
-from seqlens.api.inference import Outcome
 from seqlens.api.message_bounds import check_count, check_tensor_names
+from seqlens.api.outcomes import Outcome
 from seqlens.api.requests import NamedTensor, SequenceRequest
 from seqlens.errors import InvalidRequest, Overloaded, SeqLensError
 from seqlens.repository.loading import LoadedModel

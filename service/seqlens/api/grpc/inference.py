@@ -4,8 +4,8 @@ from seqlens.api.calls import Call
 from seqlens.api.core import Core
 from seqlens.api.grpc.convert import read_infer_request, request_bytes, write_infer_response
 from seqlens.api.grpc.errors import Context, unary, why_left
-from seqlens.api.inference import off_loop_if_large
 from seqlens.api.message_bounds import check_answer
+from seqlens.api.off_loop import off_loop_if_large
 from seqlens_wire.pb import open_inference_pb2 as pb
 
 

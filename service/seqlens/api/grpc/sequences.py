@@ -9,8 +9,8 @@ from seqlens.api.core import Core
 from seqlens.api.describe_sequences import describe_model
 from seqlens.api.grpc.convert_sequences import read_sequences, write_answers
 from seqlens.api.grpc.errors import Context, streaming, unary, why_left
-from seqlens.api.inference import off_loop_if_large
 from seqlens.api.message_bounds import check_answer, check_count
+from seqlens.api.off_loop import off_loop_if_large
 from seqlens.api.requests import SequenceRequest, Urgency, deadline_in
 from seqlens.api.stream import Group
 from seqlens.api.streaming import Caller, Streaming, StreamMessage, StreamOptions, smaller

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from seqlens.api.inference import off_loop_if_large
+from seqlens.api.off_loop import off_loop_if_large
 from seqlens.api.rest.encodings import KNOWN, choose_encoding, compress
 from seqlens.errors import (
     BodyTooLarge,

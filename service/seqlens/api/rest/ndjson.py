@@ -14,7 +14,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from seqlens.api.core import Core
 from seqlens.api.failures import answerable
-from seqlens.api.inference import Outcome, off_loop_if_large
+from seqlens.api.off_loop import off_loop_if_large
+from seqlens.api.outcomes import Outcome
 from seqlens.api.requests import SequenceRequest
 from seqlens.api.rest.body import check_headers
 from seqlens.api.rest.json_text import mismatch, read_json

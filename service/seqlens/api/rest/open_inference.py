@@ -6,7 +6,7 @@ from starlette.routing import Route
 
 from seqlens.api.control.calls import ControlCall
 from seqlens.api.core import Core
-from seqlens.api.inference import LARGE_BYTES, off_loop_if_large
+from seqlens.api.off_loop import LARGE_BYTES, off_loop_if_large
 from seqlens.api.requests import InferResponse
 from seqlens.api.rest.answers import BINARY, JSON, bytes_answer
 from seqlens.api.rest.body import read_body

@@ -7,7 +7,7 @@ import numpy as np
 import orjson
 
 from seqlens.api.batch import output_of
-from seqlens.api.inference import Outcome
+from seqlens.api.outcomes import Outcome
 from seqlens.errors import InvalidRequest, Overloaded, SeqLensError
 from seqlens.graphs.anatomy import OutputRole
 from seqlens.repository.loading import LoadedModel

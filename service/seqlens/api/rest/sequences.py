@@ -12,7 +12,8 @@ from starlette.routing import Route
 from seqlens.api.batch import BatchAnswer, BatchRequest, answer_batch
 from seqlens.api.core import Core
 from seqlens.api.describe_sequences import describe_model
-from seqlens.api.inference import Outcome, off_loop_if_large
+from seqlens.api.off_loop import off_loop_if_large
+from seqlens.api.outcomes import Outcome
 from seqlens.api.requests import SequenceRequest, Urgency, deadline_in
 from seqlens.api.rest.answers import JSON, bytes_answer, json_answer
 from seqlens.api.rest.body import read_body
