@@ -23,6 +23,7 @@ LAYERS = (
     {"graphs"},
     {"metrics.observer"},
     {"backends"},
+    {"attention"},
     {"scheduling"},
     {"repository"},
     {"api"},

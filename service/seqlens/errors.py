@@ -64,6 +64,16 @@ class AnswerTooLarge(InvalidRequest):
         )
 
 
+class MapsTooLarge(InvalidRequest):
+    """What was asked for is too much to look at; the text says which part would not be."""
+
+
+class NotInModel(SeqLensError):
+    """The model has nothing of what was asked for, such as attention; the text says what it has."""
+
+    grpc_code, http_status = "FAILED_PRECONDITION", HTTPStatus.UNPROCESSABLE_ENTITY
+
+
 class ModelNotFound(SeqLensError):
     """No such model, or no such version of it, in the repository."""
 

@@ -108,6 +108,38 @@ class LimitSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class InsightSettings:
+    """Looking inside models: attention maps, influence and gates, apart from plain requests.
+
+    Parameters
+    ----------
+    threads
+        Threads that draw maps, beside the lanes that answer plain requests.
+    max_waiting
+        Most requests that wait for these threads before new ones are refused.
+    max_bytes
+        Largest answer that is drawn, in bytes, predicted before any work.
+    max_seconds
+        Longest work that is begun for one request, in seconds, predicted before any work.
+    idle_seconds
+        Time after which a model opened to look inside is closed again, in seconds.
+    proof_seconds
+        Soft limit of the time in which the attention sites of a model are proved at load.
+    """
+
+    threads: int = 1
+    max_waiting: int = 64
+    max_bytes: int = 268_435_456
+    max_seconds: float = 60.0
+    idle_seconds: float = 300.0
+    proof_seconds: float = 5.0
+
+    def __post_init__(self) -> None:
+        _check(self, "threads max_waiting max_bytes", least=1)
+        _check(self, "max_seconds idle_seconds proof_seconds", least=0.1)
+
+
+@dataclass(frozen=True, slots=True)
 class SecuritySettings:
     """Who may talk to the server. Without any of it everyone who reaches its ports may.
 
@@ -193,6 +225,7 @@ class ServerSettings:
     trace_file: Path | None = None
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
+    insight: InsightSettings = field(default_factory=InsightSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
 
     def __post_init__(self) -> None:

@@ -119,6 +119,9 @@ class NumpyEngine:
         self.runs += 1
         return {"y": self._compute(inputs["tokens"], inputs["lengths"])}
 
+    def tapped(self) -> None:
+        return None
+
     def close(self) -> None:
         self.closed = True
 

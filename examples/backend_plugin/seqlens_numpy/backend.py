@@ -57,6 +57,9 @@ class NumpyEngine:
         except (KeyError, ValueError, IndexError) as error:
             raise BackendFailed(f"the network cannot run on these inputs: {error}") from error
 
+    def tapped(self) -> None:
+        """There is no looking inside these networks."""
+
     def close(self) -> None:
         """Let go of the weights."""
         self._weights = {}

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from seqlens.backends.tapped import TappedModel
 from seqlens.graphs.anatomy import AnatomyOverrides, ModelAnatomy
 from seqlens.graphs.signature import Signature
 from seqlens.sequences import Array, Tensors
@@ -58,6 +59,14 @@ class Engine(Protocol):
         ``inputs`` holds every input of ``anatomy`` in the model's own layout (batch axis and
         padding included); the answer maps each output's name to its array. Raises
         ``BackendFailed`` with the library's reason when the model refuses.
+        """
+
+    def tapped(self) -> TappedModel | None:
+        """The same model, opened up to look inside; None: this backend cannot.
+
+        Shares weights with the engine where it can, and must be closed by the caller, who may do
+        so after the engine. Raises ``ModelRejected`` when the file has changed since it was
+        loaded or cannot be opened this way.
         """
 
     def close(self) -> None:

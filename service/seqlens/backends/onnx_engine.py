@@ -12,6 +12,7 @@ from onnx import ModelProto
 from seqlens.backends.base import Capabilities, Device, LoadOptions
 from seqlens.backends.devices import choose_device
 from seqlens.backends.onnx_file import read_file
+from seqlens.backends.tapped import TappedModel
 from seqlens.errors import BackendFailed, InvalidRequest, ModelRejected
 from seqlens.graphs.anatomy import WIRED_FROM, ModelAnatomy
 from seqlens.graphs.onnx_graph import read_onnx
@@ -49,6 +50,10 @@ class OnnxEngine:
         if self._session is None:
             raise BackendFailed("the model is closed")
         return _run(self._session, self._outputs, inputs)
+
+    def tapped(self) -> TappedModel | None:
+        """The same model, opened up; see ``seqlens.backends.base.Engine``."""
+        return None
 
     def close(self) -> None:
         """Free the session."""

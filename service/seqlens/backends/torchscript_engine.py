@@ -12,6 +12,7 @@ from torch.jit._fuser import optimized_execution
 
 from seqlens.backends.base import Capabilities, Device, LoadOptions
 from seqlens.backends.devices import choose_device
+from seqlens.backends.tapped import TappedModel
 from seqlens.backends.torchscript_file import read_module
 from seqlens.errors import BackendFailed, ModelRejected
 from seqlens.graphs.anatomy import ModelAnatomy
@@ -157,6 +158,10 @@ class TorchScriptEngine:
         if self._runner is None:
             raise BackendFailed("the TorchScript engine is closed")
         return self._runner.run(inputs)
+
+    def tapped(self) -> TappedModel | None:
+        """The same model, opened up; see ``seqlens.backends.base.Engine``."""
+        return None
 
     def close(self) -> None:
         """Let go of the module."""

@@ -644,6 +644,10 @@ class AttentionSite(_message.Message):
     OPERATOR_FIELD_NUMBER: _builtins.int
     HEADS_FIELD_NUMBER: _builtins.int
     CONFIDENCE_FIELD_NUMBER: _builtins.int
+    TAPPABLE_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     layer: _builtins.int
     """counted from 0 in order of execution"""
@@ -653,6 +657,14 @@ class AttentionSite(_message.Message):
     heads: _builtins.int
     confidence: _builtins.float
     """from 0 to 1"""
+    tappable: _builtins.bool
+    """its weights can be drawn"""
+    measured: _builtins.bool
+    """the model's own tensor; else recomputed from what the operator reads"""
+    note: _builtins.str
+    """what to know about the weights, or why they cannot be drawn"""
+    @_builtins.property
+    def proof(self) -> Global___AttentionProof: ...
     def __init__(
         self,
         *,
@@ -662,16 +674,106 @@ class AttentionSite(_message.Message):
         operator: _builtins.str = ...,
         heads: _builtins.int | None = ...,
         confidence: _builtins.float = ...,
+        tappable: _builtins.bool = ...,
+        measured: _builtins.bool = ...,
+        proof: Global___AttentionProof | None = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_heads", b"_heads", "heads", b"heads"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_heads", b"_heads", "heads", b"heads", "proof", b"proof"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_heads", b"_heads", "confidence", b"confidence", "heads", b"heads", "kind", b"kind", "layer", b"layer", "name", b"name", "operator", b"operator"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_heads", b"_heads", "confidence", b"confidence", "heads", b"heads", "kind", b"kind", "layer", b"layer", "measured", b"measured", "name", b"name", "note", b"note", "operator", b"operator", "proof", b"proof", "tappable", b"tappable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__heads: _TypeAlias = _typing.Literal["heads"]  # noqa: Y015
     _WhichOneofArgType__heads: _TypeAlias = _typing.Literal["_heads", b"_heads"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__heads) -> _WhichOneofReturnType__heads | None: ...
 
 Global___AttentionSite: _TypeAlias = AttentionSite  # noqa: Y015
+
+@_typing.final
+class AttentionProof(_message.Message):
+    """Measured when the model was loaded. Errors are largest absolute values; absent: not measured."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    AXES_FIELD_NUMBER: _builtins.int
+    ROW_SUM_ERROR_FIELD_NUMBER: _builtins.int
+    PADDING_WEIGHT_FIELD_NUMBER: _builtins.int
+    REPEAT_ERROR_FIELD_NUMBER: _builtins.int
+    OUTPUT_ERROR_FIELD_NUMBER: _builtins.int
+    FEEDBACK_ERROR_FIELD_NUMBER: _builtins.int
+    UNIFORM_MOVEMENT_FIELD_NUMBER: _builtins.int
+    PRODUCT_ERROR_FIELD_NUMBER: _builtins.int
+    proved: _builtins.bool
+    reason: _builtins.str
+    """why it is not"""
+    row_sum_error: _builtins.float
+    """of a query's weights, from 1"""
+    padding_weight: _builtins.float
+    """weight on keys that are padding"""
+    repeat_error: _builtins.float
+    """drawn twice"""
+    output_error: _builtins.float
+    """plain outputs, tapped against not tapped"""
+    feedback_error: _builtins.float
+    """outputs, when the drawn weights are put back in"""
+    uniform_movement: _builtins.float
+    """outputs, when uniform weights are put in: importance"""
+    product_error: _builtins.float
+    """fused kernels: weights times values, to their output"""
+    @_builtins.property
+    def axes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of the tensor: batch, head, query, key, constant"""
+
+    def __init__(
+        self,
+        *,
+        proved: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        axes: _abc.Iterable[_builtins.str] | None = ...,
+        row_sum_error: _builtins.float | None = ...,
+        padding_weight: _builtins.float | None = ...,
+        repeat_error: _builtins.float | None = ...,
+        output_error: _builtins.float | None = ...,
+        feedback_error: _builtins.float | None = ...,
+        uniform_movement: _builtins.float | None = ...,
+        product_error: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_feedback_error", b"_feedback_error", "_output_error", b"_output_error", "_padding_weight", b"_padding_weight", "_product_error", b"_product_error", "_repeat_error", b"_repeat_error", "_row_sum_error", b"_row_sum_error", "_uniform_movement", b"_uniform_movement", "feedback_error", b"feedback_error", "output_error", b"output_error", "padding_weight", b"padding_weight", "product_error", b"product_error", "repeat_error", b"repeat_error", "row_sum_error", b"row_sum_error", "uniform_movement", b"uniform_movement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_feedback_error", b"_feedback_error", "_output_error", b"_output_error", "_padding_weight", b"_padding_weight", "_product_error", b"_product_error", "_repeat_error", b"_repeat_error", "_row_sum_error", b"_row_sum_error", "_uniform_movement", b"_uniform_movement", "axes", b"axes", "feedback_error", b"feedback_error", "output_error", b"output_error", "padding_weight", b"padding_weight", "product_error", b"product_error", "proved", b"proved", "reason", b"reason", "repeat_error", b"repeat_error", "row_sum_error", b"row_sum_error", "uniform_movement", b"uniform_movement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__feedback_error: _TypeAlias = _typing.Literal["feedback_error"]  # noqa: Y015
+    _WhichOneofArgType__feedback_error: _TypeAlias = _typing.Literal["_feedback_error", b"_feedback_error"]  # noqa: Y015
+    _WhichOneofReturnType__output_error: _TypeAlias = _typing.Literal["output_error"]  # noqa: Y015
+    _WhichOneofArgType__output_error: _TypeAlias = _typing.Literal["_output_error", b"_output_error"]  # noqa: Y015
+    _WhichOneofReturnType__padding_weight: _TypeAlias = _typing.Literal["padding_weight"]  # noqa: Y015
+    _WhichOneofArgType__padding_weight: _TypeAlias = _typing.Literal["_padding_weight", b"_padding_weight"]  # noqa: Y015
+    _WhichOneofReturnType__product_error: _TypeAlias = _typing.Literal["product_error"]  # noqa: Y015
+    _WhichOneofArgType__product_error: _TypeAlias = _typing.Literal["_product_error", b"_product_error"]  # noqa: Y015
+    _WhichOneofReturnType__repeat_error: _TypeAlias = _typing.Literal["repeat_error"]  # noqa: Y015
+    _WhichOneofArgType__repeat_error: _TypeAlias = _typing.Literal["_repeat_error", b"_repeat_error"]  # noqa: Y015
+    _WhichOneofReturnType__row_sum_error: _TypeAlias = _typing.Literal["row_sum_error"]  # noqa: Y015
+    _WhichOneofArgType__row_sum_error: _TypeAlias = _typing.Literal["_row_sum_error", b"_row_sum_error"]  # noqa: Y015
+    _WhichOneofReturnType__uniform_movement: _TypeAlias = _typing.Literal["uniform_movement"]  # noqa: Y015
+    _WhichOneofArgType__uniform_movement: _TypeAlias = _typing.Literal["_uniform_movement", b"_uniform_movement"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__feedback_error) -> _WhichOneofReturnType__feedback_error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__output_error) -> _WhichOneofReturnType__output_error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__padding_weight) -> _WhichOneofReturnType__padding_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__product_error) -> _WhichOneofReturnType__product_error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__repeat_error) -> _WhichOneofReturnType__repeat_error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__row_sum_error) -> _WhichOneofReturnType__row_sum_error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__uniform_movement) -> _WhichOneofReturnType__uniform_movement | None: ...
+
+Global___AttentionProof: _TypeAlias = AttentionProof  # noqa: Y015
 
 @_typing.final
 class ParameterGroup(_message.Message):
@@ -975,3 +1077,819 @@ class DescribeModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeModelResponse: _TypeAlias = DescribeModelResponse  # noqa: Y015
+
+@_typing.final
+class InsideSequence(_message.Message):
+    """One sequence of a request that looks inside a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LENGTH_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    length: _builtins.int
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """texts of its positions, of models with a tokenizer"""
+
+    @_builtins.property
+    def error(self) -> Global___SequenceError:
+        """set: nothing is told about this sequence"""
+
+    def __init__(
+        self,
+        *,
+        length: _builtins.int = ...,
+        tokens: _abc.Iterable[_builtins.str] | None = ...,
+        error: Global___SequenceError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "length", b"length", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InsideSequence: _TypeAlias = InsideSequence  # noqa: Y015
+
+@_typing.final
+class AttentionSelection(_message.Message):
+    """Which attention weights. Positions and layers may be negative: then they count from the end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITES_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
+    QUERY_START_FIELD_NUMBER: _builtins.int
+    QUERY_STOP_FIELD_NUMBER: _builtins.int
+    KEY_START_FIELD_NUMBER: _builtins.int
+    KEY_STOP_FIELD_NUMBER: _builtins.int
+    LAST_QUERY_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    REDUCE_HEADS_FIELD_NUMBER: _builtins.int
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    DATATYPE_FIELD_NUMBER: _builtins.int
+    query_start: _builtins.int
+    """first position of the queries"""
+    query_stop: _builtins.int
+    """one beyond the last"""
+    key_start: _builtins.int
+    key_stop: _builtins.int
+    last_query: _builtins.bool
+    """only the last position of each sequence"""
+    top_k: _builtins.int
+    """the largest so many weights of each query; 0: all"""
+    reduce_heads: _builtins.str
+    """empty, mean or max"""
+    rollout: _builtins.bool
+    """one map through all chosen layers (Abnar and Zuidema 2020)"""
+    datatype: _builtins.str
+    """FP32 if empty, FP16, or UINT8 (weights times 255)"""
+    @_builtins.property
+    def sites(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """by name; this and `layers` empty: all that are proved"""
+
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """by layer number"""
+
+    @_builtins.property
+    def heads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """empty: all"""
+
+    def __init__(
+        self,
+        *,
+        sites: _abc.Iterable[_builtins.str] | None = ...,
+        layers: _abc.Iterable[_builtins.int] | None = ...,
+        heads: _abc.Iterable[_builtins.int] | None = ...,
+        query_start: _builtins.int | None = ...,
+        query_stop: _builtins.int | None = ...,
+        key_start: _builtins.int | None = ...,
+        key_stop: _builtins.int | None = ...,
+        last_query: _builtins.bool = ...,
+        top_k: _builtins.int = ...,
+        reduce_heads: _builtins.str = ...,
+        rollout: _builtins.bool = ...,
+        datatype: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_key_start", b"_key_start", "_key_stop", b"_key_stop", "_query_start", b"_query_start", "_query_stop", b"_query_stop", "key_start", b"key_start", "key_stop", b"key_stop", "query_start", b"query_start", "query_stop", b"query_stop"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_key_start", b"_key_start", "_key_stop", b"_key_stop", "_query_start", b"_query_start", "_query_stop", b"_query_stop", "datatype", b"datatype", "heads", b"heads", "key_start", b"key_start", "key_stop", b"key_stop", "last_query", b"last_query", "layers", b"layers", "query_start", b"query_start", "query_stop", b"query_stop", "reduce_heads", b"reduce_heads", "rollout", b"rollout", "sites", b"sites", "top_k", b"top_k"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__key_start: _TypeAlias = _typing.Literal["key_start"]  # noqa: Y015
+    _WhichOneofArgType__key_start: _TypeAlias = _typing.Literal["_key_start", b"_key_start"]  # noqa: Y015
+    _WhichOneofReturnType__key_stop: _TypeAlias = _typing.Literal["key_stop"]  # noqa: Y015
+    _WhichOneofArgType__key_stop: _TypeAlias = _typing.Literal["_key_stop", b"_key_stop"]  # noqa: Y015
+    _WhichOneofReturnType__query_start: _TypeAlias = _typing.Literal["query_start"]  # noqa: Y015
+    _WhichOneofArgType__query_start: _TypeAlias = _typing.Literal["_query_start", b"_query_start"]  # noqa: Y015
+    _WhichOneofReturnType__query_stop: _TypeAlias = _typing.Literal["query_stop"]  # noqa: Y015
+    _WhichOneofArgType__query_stop: _TypeAlias = _typing.Literal["_query_stop", b"_query_stop"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__key_start) -> _WhichOneofReturnType__key_start | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__key_stop) -> _WhichOneofReturnType__key_stop | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__query_start) -> _WhichOneofReturnType__query_start | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__query_stop) -> _WhichOneofReturnType__query_stop | None: ...
+
+Global___AttentionSelection: _TypeAlias = AttentionSelection  # noqa: Y015
+
+@_typing.final
+class ExtractAttentionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    SEQUENCES_FIELD_NUMBER: _builtins.int
+    SELECTION_FIELD_NUMBER: _builtins.int
+    WITH_OUTPUTS_FIELD_NUMBER: _builtins.int
+    WITH_MEASURES_FIELD_NUMBER: _builtins.int
+    SHARE_POSITIONS_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    model_version: _builtins.str
+    """empty: the server chooses"""
+    id: _builtins.str
+    with_outputs: _builtins.bool
+    """send the model's plain outputs, too"""
+    with_measures: _builtins.bool
+    """send measures of each map, too"""
+    @_builtins.property
+    def sequences(self) -> Global___Sequences: ...
+    @_builtins.property
+    def selection(self) -> Global___AttentionSelection: ...
+    @_builtins.property
+    def share_positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """measures: the share of weight on these keys"""
+
+    def __init__(
+        self,
+        *,
+        model_name: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        id: _builtins.str = ...,
+        sequences: Global___Sequences | None = ...,
+        selection: Global___AttentionSelection | None = ...,
+        with_outputs: _builtins.bool = ...,
+        with_measures: _builtins.bool = ...,
+        share_positions: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["selection", b"selection", "sequences", b"sequences"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "model_name", b"model_name", "model_version", b"model_version", "selection", b"selection", "sequences", b"sequences", "share_positions", b"share_positions", "with_measures", b"with_measures", "with_outputs", b"with_outputs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtractAttentionRequest: _TypeAlias = ExtractAttentionRequest  # noqa: Y015
+
+@_typing.final
+class ExtractAttentionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    LAYER_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> Global___AttentionHeader: ...
+    @_builtins.property
+    def layer(self) -> Global___AttentionLayer: ...
+    @_builtins.property
+    def answers(self) -> Global___Answers: ...
+    def __init__(
+        self,
+        *,
+        header: Global___AttentionHeader | None = ...,
+        layer: Global___AttentionLayer | None = ...,
+        answers: Global___Answers | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "header", b"header", "layer", b"layer", "message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "header", b"header", "layer", b"layer", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["header", "layer", "answers"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___ExtractAttentionResponse: _TypeAlias = ExtractAttentionResponse  # noqa: Y015
+
+@_typing.final
+class AttentionHeader(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    SEQUENCES_FIELD_NUMBER: _builtins.int
+    SITES_FIELD_NUMBER: _builtins.int
+    PREDICTED_BYTES_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    model_version: _builtins.str
+    id: _builtins.str
+    predicted_bytes: _builtins.int
+    """of all weights that follow"""
+    @_builtins.property
+    def sequences(self) -> _containers.RepeatedCompositeFieldContainer[Global___InsideSequence]:
+        """in the order of the request"""
+
+    @_builtins.property
+    def sites(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttentionSite]:
+        """whose layers follow"""
+
+    def __init__(
+        self,
+        *,
+        model_name: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        id: _builtins.str = ...,
+        sequences: _abc.Iterable[Global___InsideSequence] | None = ...,
+        sites: _abc.Iterable[Global___AttentionSite] | None = ...,
+        predicted_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "model_name", b"model_name", "model_version", b"model_version", "predicted_bytes", b"predicted_bytes", "sequences", b"sequences", "sites", b"sites"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttentionHeader: _TypeAlias = AttentionHeader  # noqa: Y015
+
+@_typing.final
+class AttentionLayer(_message.Message):
+    """Maps of one site. A site whose maps are too large for a message has several."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_FIELD_NUMBER: _builtins.int
+    MAPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def site(self) -> Global___AttentionSite:
+        """named "rollout" where that was asked for"""
+
+    @_builtins.property
+    def maps(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttentionMap]: ...
+    def __init__(
+        self,
+        *,
+        site: Global___AttentionSite | None = ...,
+        maps: _abc.Iterable[Global___AttentionMap] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["site", b"site"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["maps", b"maps", "site", b"site"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttentionLayer: _TypeAlias = AttentionLayer  # noqa: Y015
+
+@_typing.final
+class AttentionMap(_message.Message):
+    """Weights of one sequence at one site, row-major [heads, queries, keys], without any padding."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
+    QUERY_START_FIELD_NUMBER: _builtins.int
+    QUERIES_FIELD_NUMBER: _builtins.int
+    KEY_START_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    DATATYPE_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    KEY_POSITIONS_FIELD_NUMBER: _builtins.int
+    MEASURES_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """place in the request"""
+    query_start: _builtins.int
+    queries: _builtins.int
+    key_start: _builtins.int
+    keys: _builtins.int
+    """with top_k: how many for each query"""
+    datatype: _builtins.str
+    weights: _builtins.bytes
+    key_positions: _builtins.bytes
+    """top_k only: int32 [heads, queries, keys]"""
+    @_builtins.property
+    def heads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """numbers of those that are here; empty: they were reduced to one"""
+
+    @_builtins.property
+    def measures(self) -> Global___AttentionMeasures: ...
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        heads: _abc.Iterable[_builtins.int] | None = ...,
+        query_start: _builtins.int = ...,
+        queries: _builtins.int = ...,
+        key_start: _builtins.int = ...,
+        keys: _builtins.int = ...,
+        datatype: _builtins.str = ...,
+        weights: _builtins.bytes = ...,
+        key_positions: _builtins.bytes = ...,
+        measures: Global___AttentionMeasures | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["measures", b"measures"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datatype", b"datatype", "heads", b"heads", "key_positions", b"key_positions", "key_start", b"key_start", "keys", b"keys", "measures", b"measures", "queries", b"queries", "query_start", b"query_start", "sequence", b"sequence", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttentionMap: _TypeAlias = AttentionMap  # noqa: Y015
+
+@_typing.final
+class AttentionMeasures(_message.Message):
+    """What the heads of a map do. Per-head lists follow the order of the map's heads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTROPY_FIELD_NUMBER: _builtins.int
+    MEAN_DISTANCE_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    LARGEST_POSITIONS_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    PATTERNS_FIELD_NUMBER: _builtins.int
+    patterns: _builtins.float
+    """how many different patterns the heads show, from 1 to their number"""
+    @_builtins.property
+    def entropy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """mean over queries, in parts of ln(keys): 0 one key, 1 all"""
+
+    @_builtins.property
+    def mean_distance(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """mean over queries of sum(weight * |query - key|)"""
+
+    @_builtins.property
+    def share(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """mean over queries of the weight on share_positions"""
+
+    @_builtins.property
+    def largest_positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """[heads, queries]: the key of the largest weight"""
+
+    @_builtins.property
+    def similarity(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """[heads, heads]: 1 - Jensen-Shannon divergence / ln 2"""
+
+    def __init__(
+        self,
+        *,
+        entropy: _abc.Iterable[_builtins.float] | None = ...,
+        mean_distance: _abc.Iterable[_builtins.float] | None = ...,
+        share: _abc.Iterable[_builtins.float] | None = ...,
+        largest_positions: _abc.Iterable[_builtins.int] | None = ...,
+        similarity: _abc.Iterable[_builtins.float] | None = ...,
+        patterns: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entropy", b"entropy", "largest_positions", b"largest_positions", "mean_distance", b"mean_distance", "patterns", b"patterns", "share", b"share", "similarity", b"similarity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttentionMeasures: _TypeAlias = AttentionMeasures  # noqa: Y015
+
+@_typing.final
+class InfluenceTarget(_message.Message):
+    """What of the model's answer is looked at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    CLASS_INDEX_FIELD_NUMBER: _builtins.int
+    PREDICTED_CLASS_FIELD_NUMBER: _builtins.int
+    output: _builtins.str
+    """an output's name; "hidden": the last vectors of the positions; empty: the first output"""
+    class_index: _builtins.int
+    """one element of it, such as a class logit"""
+    predicted_class: _builtins.bool
+    """the element that is largest; neither: the whole vector's norm"""
+    def __init__(
+        self,
+        *,
+        output: _builtins.str = ...,
+        class_index: _builtins.int | None = ...,
+        predicted_class: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_class_index", b"_class_index", "class_index", b"class_index"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_class_index", b"_class_index", "class_index", b"class_index", "output", b"output", "predicted_class", b"predicted_class"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__class_index: _TypeAlias = _typing.Literal["class_index"]  # noqa: Y015
+    _WhichOneofArgType__class_index: _TypeAlias = _typing.Literal["_class_index", b"_class_index"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__class_index) -> _WhichOneofReturnType__class_index | None: ...
+
+Global___InfluenceTarget: _TypeAlias = InfluenceTarget  # noqa: Y015
+
+@_typing.final
+class MeasureInfluenceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    SEQUENCES_FIELD_NUMBER: _builtins.int
+    MEASURES_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    OUTPUT_POSITIONS_FIELD_NUMBER: _builtins.int
+    INPUT_POSITIONS_FIELD_NUMBER: _builtins.int
+    REPLACEMENTS_FIELD_NUMBER: _builtins.int
+    REPLACEMENT_TOKENS_FIELD_NUMBER: _builtins.int
+    DIRECTIONS_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
+    BY_DISTANCE_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    model_version: _builtins.str
+    id: _builtins.str
+    replacements: _builtins.int
+    """occlusion: known tokens tried at a position; 0: 4"""
+    directions: _builtins.int
+    """jacobian: random directions; 0: 4"""
+    exact: _builtins.bool
+    """jacobian: by autograd or in closed form, where the model allows"""
+    by_distance: _builtins.bool
+    """summarise over all sequences, by distance from output to input"""
+    @_builtins.property
+    def sequences(self) -> Global___Sequences: ...
+    @_builtins.property
+    def measures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"occlusion": how far the target moves when a position is replaced: what it depends on.
+        "jacobian": norm of the derivative by a position's embedding: the gradient path. Empty: occlusion.
+        """
+
+    @_builtins.property
+    def target(self) -> Global___InfluenceTarget: ...
+    @_builtins.property
+    def output_positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """rows, of targets with positions; empty: all"""
+
+    @_builtins.property
+    def input_positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """columns; empty: all"""
+
+    @_builtins.property
+    def replacement_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """occlusion: these instead"""
+
+    def __init__(
+        self,
+        *,
+        model_name: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        id: _builtins.str = ...,
+        sequences: Global___Sequences | None = ...,
+        measures: _abc.Iterable[_builtins.str] | None = ...,
+        target: Global___InfluenceTarget | None = ...,
+        output_positions: _abc.Iterable[_builtins.int] | None = ...,
+        input_positions: _abc.Iterable[_builtins.int] | None = ...,
+        replacements: _builtins.int = ...,
+        replacement_tokens: _abc.Iterable[_builtins.int] | None = ...,
+        directions: _builtins.int = ...,
+        exact: _builtins.bool = ...,
+        by_distance: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sequences", b"sequences", "target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_distance", b"by_distance", "directions", b"directions", "exact", b"exact", "id", b"id", "input_positions", b"input_positions", "measures", b"measures", "model_name", b"model_name", "model_version", b"model_version", "output_positions", b"output_positions", "replacement_tokens", b"replacement_tokens", "replacements", b"replacements", "sequences", b"sequences", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureInfluenceRequest: _TypeAlias = MeasureInfluenceRequest  # noqa: Y015
+
+@_typing.final
+class InfluenceMap(_message.Message):
+    """float32, row-major [rows, columns]."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    MEASURE_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    OUTPUT_POSITIONS_FIELD_NUMBER: _builtins.int
+    INPUT_POSITIONS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    SHARES_FIELD_NUMBER: _builtins.int
+    FLOORS_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    measure: _builtins.str
+    method: _builtins.str
+    """replacement, central_differences, autograd or closed_form"""
+    values: _builtins.bytes
+    """in the target's own unit (jacobian: per unit of embedding)"""
+    shares: _builtins.bytes
+    """values of a row in parts of their sum; 0 where below the floor"""
+    floors: _builtins.bytes
+    """[rows]: what rounding alone gives; values below are not known"""
+    @_builtins.property
+    def output_positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """empty: one row, of the whole sequence"""
+
+    @_builtins.property
+    def input_positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        measure: _builtins.str = ...,
+        method: _builtins.str = ...,
+        output_positions: _abc.Iterable[_builtins.int] | None = ...,
+        input_positions: _abc.Iterable[_builtins.int] | None = ...,
+        values: _builtins.bytes = ...,
+        shares: _builtins.bytes = ...,
+        floors: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["floors", b"floors", "input_positions", b"input_positions", "measure", b"measure", "method", b"method", "output_positions", b"output_positions", "sequence", b"sequence", "shares", b"shares", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InfluenceMap: _TypeAlias = InfluenceMap  # noqa: Y015
+
+@_typing.final
+class InfluenceByDistance(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEASURE_FIELD_NUMBER: _builtins.int
+    DISTANCES_FIELD_NUMBER: _builtins.int
+    MEAN_SHARE_FIELD_NUMBER: _builtins.int
+    MEAN_VALUE_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    BELOW_FLOOR_FIELD_NUMBER: _builtins.int
+    SEQUENTIAL_STEPS_FIELD_NUMBER: _builtins.int
+    measure: _builtins.str
+    @_builtins.property
+    def distances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """output position - input position"""
+
+    @_builtins.property
+    def mean_share(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def mean_value(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """geometric mean of those above the floor; NaN: none is"""
+
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def below_floor(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """of the counts"""
+
+    @_builtins.property
+    def sequential_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """that must follow each other from input to output"""
+
+    def __init__(
+        self,
+        *,
+        measure: _builtins.str = ...,
+        distances: _abc.Iterable[_builtins.int] | None = ...,
+        mean_share: _abc.Iterable[_builtins.float] | None = ...,
+        mean_value: _abc.Iterable[_builtins.float] | None = ...,
+        counts: _abc.Iterable[_builtins.int] | None = ...,
+        below_floor: _abc.Iterable[_builtins.int] | None = ...,
+        sequential_steps: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["below_floor", b"below_floor", "counts", b"counts", "distances", b"distances", "mean_share", b"mean_share", "mean_value", b"mean_value", "measure", b"measure", "sequential_steps", b"sequential_steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InfluenceByDistance: _TypeAlias = InfluenceByDistance  # noqa: Y015
+
+@_typing.final
+class MeasureInfluenceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    SEQUENCES_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    MAPS_FIELD_NUMBER: _builtins.int
+    BY_DISTANCE_FIELD_NUMBER: _builtins.int
+    PREDICTED_SECONDS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    MODEL_RUNS_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    model_version: _builtins.str
+    id: _builtins.str
+    predicted_seconds: _builtins.float
+    seconds: _builtins.float
+    model_runs: _builtins.int
+    @_builtins.property
+    def sequences(self) -> _containers.RepeatedCompositeFieldContainer[Global___InsideSequence]: ...
+    @_builtins.property
+    def target(self) -> Global___InfluenceTarget:
+        """as it was understood"""
+
+    @_builtins.property
+    def maps(self) -> _containers.RepeatedCompositeFieldContainer[Global___InfluenceMap]: ...
+    @_builtins.property
+    def by_distance(self) -> _containers.RepeatedCompositeFieldContainer[Global___InfluenceByDistance]: ...
+    def __init__(
+        self,
+        *,
+        model_name: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        id: _builtins.str = ...,
+        sequences: _abc.Iterable[Global___InsideSequence] | None = ...,
+        target: Global___InfluenceTarget | None = ...,
+        maps: _abc.Iterable[Global___InfluenceMap] | None = ...,
+        by_distance: _abc.Iterable[Global___InfluenceByDistance] | None = ...,
+        predicted_seconds: _builtins.float = ...,
+        seconds: _builtins.float = ...,
+        model_runs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_distance", b"by_distance", "id", b"id", "maps", b"maps", "model_name", b"model_name", "model_runs", b"model_runs", "model_version", b"model_version", "predicted_seconds", b"predicted_seconds", "seconds", b"seconds", "sequences", b"sequences", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureInfluenceResponse: _TypeAlias = MeasureInfluenceResponse  # noqa: Y015
+
+@_typing.final
+class ReadGatesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    SEQUENCES_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    QUANTILES_FIELD_NUMBER: _builtins.int
+    FULL_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    model_version: _builtins.str
+    id: _builtins.str
+    full: _builtins.bool
+    """every unit's values, too"""
+    @_builtins.property
+    def sequences(self) -> Global___Sequences: ...
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """empty: all; negative: from the end"""
+
+    @_builtins.property
+    def quantiles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """over the units; empty: 0.1, 0.5, 0.9"""
+
+    def __init__(
+        self,
+        *,
+        model_name: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        id: _builtins.str = ...,
+        sequences: Global___Sequences | None = ...,
+        layers: _abc.Iterable[_builtins.int] | None = ...,
+        quantiles: _abc.Iterable[_builtins.float] | None = ...,
+        full: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sequences", b"sequences"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["full", b"full", "id", b"id", "layers", b"layers", "model_name", b"model_name", "model_version", b"model_version", "quantiles", b"quantiles", "sequences", b"sequences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadGatesRequest: _TypeAlias = ReadGatesRequest  # noqa: Y015
+
+@_typing.final
+class ReadGatesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    LAYER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> Global___GateHeader: ...
+    @_builtins.property
+    def layer(self) -> Global___GateLayer: ...
+    def __init__(
+        self,
+        *,
+        header: Global___GateHeader | None = ...,
+        layer: Global___GateLayer | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "layer", b"layer", "message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "layer", b"layer", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["header", "layer"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___ReadGatesResponse: _TypeAlias = ReadGatesResponse  # noqa: Y015
+
+@_typing.final
+class GateHeader(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    SEQUENCES_FIELD_NUMBER: _builtins.int
+    QUANTILES_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    model_version: _builtins.str
+    id: _builtins.str
+    @_builtins.property
+    def sequences(self) -> _containers.RepeatedCompositeFieldContainer[Global___InsideSequence]: ...
+    @_builtins.property
+    def quantiles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        model_name: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        id: _builtins.str = ...,
+        sequences: _abc.Iterable[Global___InsideSequence] | None = ...,
+        quantiles: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "model_name", b"model_name", "model_version", b"model_version", "quantiles", b"quantiles", "sequences", b"sequences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GateHeader: _TypeAlias = GateHeader  # noqa: Y015
+
+@_typing.final
+class GateLayer(_message.Message):
+    """One layer in one direction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CELL_FIELD_NUMBER: _builtins.int
+    DIRECTION_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    RECOMPUTED_ERROR_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    layer: _builtins.int
+    """counted from 0 from the input"""
+    name: _builtins.str
+    cell: _builtins.str
+    direction: _builtins.str
+    """forward or reverse"""
+    units: _builtins.int
+    recomputed_error: _builtins.float
+    """hidden states made of these gates, to the model's own"""
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedCompositeFieldContainer[Global___GateReading]: ...
+    def __init__(
+        self,
+        *,
+        layer: _builtins.int = ...,
+        name: _builtins.str = ...,
+        cell: _builtins.str = ...,
+        direction: _builtins.str = ...,
+        units: _builtins.int = ...,
+        recomputed_error: _builtins.float = ...,
+        gates: _abc.Iterable[Global___GateReading] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "direction", b"direction", "gates", b"gates", "layer", b"layer", "name", b"name", "recomputed_error", b"recomputed_error", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GateLayer: _TypeAlias = GateLayer  # noqa: Y015
+
+@_typing.final
+class GateReading(_message.Message):
+    """float32, steps in the order of the sequence."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    GATE_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    QUANTILES_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    gate: _builtins.str
+    """lstm: input, forget, output, cell, forget_product; gru: update, reset, new, update_product"""
+    mean: _builtins.bytes
+    """[steps]"""
+    quantiles: _builtins.bytes
+    """[quantiles, steps]"""
+    values: _builtins.bytes
+    """[steps, units], if full"""
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        gate: _builtins.str = ...,
+        mean: _builtins.bytes = ...,
+        quantiles: _builtins.bytes = ...,
+        values: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gate", b"gate", "mean", b"mean", "quantiles", b"quantiles", "sequence", b"sequence", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GateReading: _TypeAlias = GateReading  # noqa: Y015

@@ -49,6 +49,21 @@ class SequenceServiceStub:
                 request_serializer=seqlens__wire_dot_pb_dot_sequences__pb2.DescribeModelRequest.SerializeToString,
                 response_deserializer=seqlens__wire_dot_pb_dot_sequences__pb2.DescribeModelResponse.FromString,
                 _registered_method=True)
+        self.ExtractAttention = channel.unary_stream(
+                '/seqlens.v1.SequenceService/ExtractAttention',
+                request_serializer=seqlens__wire_dot_pb_dot_sequences__pb2.ExtractAttentionRequest.SerializeToString,
+                response_deserializer=seqlens__wire_dot_pb_dot_sequences__pb2.ExtractAttentionResponse.FromString,
+                _registered_method=True)
+        self.MeasureInfluence = channel.unary_unary(
+                '/seqlens.v1.SequenceService/MeasureInfluence',
+                request_serializer=seqlens__wire_dot_pb_dot_sequences__pb2.MeasureInfluenceRequest.SerializeToString,
+                response_deserializer=seqlens__wire_dot_pb_dot_sequences__pb2.MeasureInfluenceResponse.FromString,
+                _registered_method=True)
+        self.ReadGates = channel.unary_stream(
+                '/seqlens.v1.SequenceService/ReadGates',
+                request_serializer=seqlens__wire_dot_pb_dot_sequences__pb2.ReadGatesRequest.SerializeToString,
+                response_deserializer=seqlens__wire_dot_pb_dot_sequences__pb2.ReadGatesResponse.FromString,
+                _registered_method=True)
 
 
 class SequenceServiceServicer:
@@ -83,6 +98,31 @@ class SequenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExtractAttention(self, request, context):
+        """Attention weights as the served model computes them: a header, then one message or more for
+        each site in order of execution, then the model's plain outputs if they were asked for.
+
+        Fails with INVALID_ARGUMENT for what cannot be selected, or is larger than the server draws
+        (the error says what would fit), and with FAILED_PRECONDITION for models without attention.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MeasureInfluence(self, request, context):
+        """How much an answer depends on each position, with one meaning for every architecture.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadGates(self, request, context):
+        """Gates of LSTM and GRU layers at every step: a header, then a message for each layer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SequenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -100,6 +140,21 @@ def add_SequenceServiceServicer_to_server(servicer, server):
                     servicer.DescribeModel,
                     request_deserializer=seqlens__wire_dot_pb_dot_sequences__pb2.DescribeModelRequest.FromString,
                     response_serializer=seqlens__wire_dot_pb_dot_sequences__pb2.DescribeModelResponse.SerializeToString,
+            ),
+            'ExtractAttention': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExtractAttention,
+                    request_deserializer=seqlens__wire_dot_pb_dot_sequences__pb2.ExtractAttentionRequest.FromString,
+                    response_serializer=seqlens__wire_dot_pb_dot_sequences__pb2.ExtractAttentionResponse.SerializeToString,
+            ),
+            'MeasureInfluence': grpc.unary_unary_rpc_method_handler(
+                    servicer.MeasureInfluence,
+                    request_deserializer=seqlens__wire_dot_pb_dot_sequences__pb2.MeasureInfluenceRequest.FromString,
+                    response_serializer=seqlens__wire_dot_pb_dot_sequences__pb2.MeasureInfluenceResponse.SerializeToString,
+            ),
+            'ReadGates': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadGates,
+                    request_deserializer=seqlens__wire_dot_pb_dot_sequences__pb2.ReadGatesRequest.FromString,
+                    response_serializer=seqlens__wire_dot_pb_dot_sequences__pb2.ReadGatesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -183,6 +238,87 @@ class SequenceService:
             '/seqlens.v1.SequenceService/DescribeModel',
             seqlens__wire_dot_pb_dot_sequences__pb2.DescribeModelRequest.SerializeToString,
             seqlens__wire_dot_pb_dot_sequences__pb2.DescribeModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExtractAttention(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/seqlens.v1.SequenceService/ExtractAttention',
+            seqlens__wire_dot_pb_dot_sequences__pb2.ExtractAttentionRequest.SerializeToString,
+            seqlens__wire_dot_pb_dot_sequences__pb2.ExtractAttentionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MeasureInfluence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/seqlens.v1.SequenceService/MeasureInfluence',
+            seqlens__wire_dot_pb_dot_sequences__pb2.MeasureInfluenceRequest.SerializeToString,
+            seqlens__wire_dot_pb_dot_sequences__pb2.MeasureInfluenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadGates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/seqlens.v1.SequenceService/ReadGates',
+            seqlens__wire_dot_pb_dot_sequences__pb2.ReadGatesRequest.SerializeToString,
+            seqlens__wire_dot_pb_dot_sequences__pb2.ReadGatesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,17 @@ class SequenceServiceStub:
     """
     DescribeModel: _grpc.UnaryUnaryMultiCallable[_sequences_pb2.DescribeModelRequest, _sequences_pb2.DescribeModelResponse]
     """What was found in a model, how it is served, and the proof that batching changes no answer."""
+    ExtractAttention: _grpc.UnaryStreamMultiCallable[_sequences_pb2.ExtractAttentionRequest, _sequences_pb2.ExtractAttentionResponse]
+    """Attention weights as the served model computes them: a header, then one message or more for
+    each site in order of execution, then the model's plain outputs if they were asked for.
+
+    Fails with INVALID_ARGUMENT for what cannot be selected, or is larger than the server draws
+    (the error says what would fit), and with FAILED_PRECONDITION for models without attention.
+    """
+    MeasureInfluence: _grpc.UnaryUnaryMultiCallable[_sequences_pb2.MeasureInfluenceRequest, _sequences_pb2.MeasureInfluenceResponse]
+    """How much an answer depends on each position, with one meaning for every architecture."""
+    ReadGates: _grpc.UnaryStreamMultiCallable[_sequences_pb2.ReadGatesRequest, _sequences_pb2.ReadGatesResponse]
+    """Gates of LSTM and GRU layers at every step: a header, then a message for each layer."""
 
 @_typing.type_check_only
 class SequenceServiceAsyncStub(SequenceServiceStub):
@@ -72,6 +83,17 @@ class SequenceServiceAsyncStub(SequenceServiceStub):
     """
     DescribeModel: _aio.UnaryUnaryMultiCallable[_sequences_pb2.DescribeModelRequest, _sequences_pb2.DescribeModelResponse]  # type: ignore[assignment]
     """What was found in a model, how it is served, and the proof that batching changes no answer."""
+    ExtractAttention: _aio.UnaryStreamMultiCallable[_sequences_pb2.ExtractAttentionRequest, _sequences_pb2.ExtractAttentionResponse]  # type: ignore[assignment]
+    """Attention weights as the served model computes them: a header, then one message or more for
+    each site in order of execution, then the model's plain outputs if they were asked for.
+
+    Fails with INVALID_ARGUMENT for what cannot be selected, or is larger than the server draws
+    (the error says what would fit), and with FAILED_PRECONDITION for models without attention.
+    """
+    MeasureInfluence: _aio.UnaryUnaryMultiCallable[_sequences_pb2.MeasureInfluenceRequest, _sequences_pb2.MeasureInfluenceResponse]  # type: ignore[assignment]
+    """How much an answer depends on each position, with one meaning for every architecture."""
+    ReadGates: _aio.UnaryStreamMultiCallable[_sequences_pb2.ReadGatesRequest, _sequences_pb2.ReadGatesResponse]  # type: ignore[assignment]
+    """Gates of LSTM and GRU layers at every step: a header, then a message for each layer."""
 
 class SequenceServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -107,5 +129,34 @@ class SequenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_sequences_pb2.DescribeModelResponse, _abc.Awaitable[_sequences_pb2.DescribeModelResponse]]:
         """What was found in a model, how it is served, and the proof that batching changes no answer."""
+
+    @_abc_1.abstractmethod
+    def ExtractAttention(
+        self,
+        request: _sequences_pb2.ExtractAttentionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_sequences_pb2.ExtractAttentionResponse], _abc.AsyncIterator[_sequences_pb2.ExtractAttentionResponse]]:
+        """Attention weights as the served model computes them: a header, then one message or more for
+        each site in order of execution, then the model's plain outputs if they were asked for.
+
+        Fails with INVALID_ARGUMENT for what cannot be selected, or is larger than the server draws
+        (the error says what would fit), and with FAILED_PRECONDITION for models without attention.
+        """
+
+    @_abc_1.abstractmethod
+    def MeasureInfluence(
+        self,
+        request: _sequences_pb2.MeasureInfluenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sequences_pb2.MeasureInfluenceResponse, _abc.Awaitable[_sequences_pb2.MeasureInfluenceResponse]]:
+        """How much an answer depends on each position, with one meaning for every architecture."""
+
+    @_abc_1.abstractmethod
+    def ReadGates(
+        self,
+        request: _sequences_pb2.ReadGatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_sequences_pb2.ReadGatesResponse], _abc.AsyncIterator[_sequences_pb2.ReadGatesResponse]]:
+        """Gates of LSTM and GRU layers at every step: a header, then a message for each layer."""
 
 def add_SequenceServiceServicer_to_server(servicer: SequenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
