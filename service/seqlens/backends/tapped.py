@@ -9,26 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from seqlens.graphs.anatomy import AttentionSite, Cell, ModelAnatomy
+from seqlens.graphs.anatomy import Cell, ModelAnatomy, Tap, Untapped
 from seqlens.sequences import Array, Tensors
 
-
-@dataclass(frozen=True, slots=True)
-class Tap:
-    """An attention site whose weights can be had."""
-
-    site: AttentionSite
-    measured: bool  # the model's own tensor; False: recomputed from what a fused kernel reads
-    replaceable: bool  # ``Look.replaced`` works
-    note: str = ""  # what to know about the weights, such as "before rounding to int8"
-
-
-@dataclass(frozen=True, slots=True)
-class Untapped:
-    """An attention site whose weights cannot be had."""
-
-    site: AttentionSite
-    reason: str
+__all__ = ["Look", "RecurrentTrace", "Seen", "Tap", "TappedModel", "Untapped"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,6 +140,24 @@ class AttentionSite:
 
 
 @dataclass(frozen=True, slots=True)
+class Tap:
+    """An attention site whose weights can be had."""
+
+    site: AttentionSite
+    measured: bool  # the model's own tensor; False: recomputed from what a fused kernel reads
+    replaceable: bool  # other weights can be put in its place
+    note: str = ""  # what to know about the weights, such as "before rounding to int8"
+
+
+@dataclass(frozen=True, slots=True)
+class Untapped:
+    """An attention site whose weights cannot be had."""
+
+    site: AttentionSite
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ParameterGroup:
     """Number of parameters in one part: embedding, recurrent, attention, dense, normalization..."""
 

@@ -7,6 +7,7 @@ multiplication that is then summed. Fused operators are known by name.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
 
 from seqlens.graphs.anatomy import AttentionKind, AttentionSite
 from seqlens.graphs.onnx_flow import Flow, Step, one_branch
@@ -71,10 +72,29 @@ _FORWARD_LIMIT, _BACKWARD_LIMIT = 12, 14  # operators; real exports need fewer t
 
 
 def find_sites(flow: Flow) -> tuple[tuple[Step, AttentionSite], ...]:
-    """All attention sites in order of execution, each with the operator that it is."""
-    found = ((step, _site(flow, step)) for step in flow.steps)
-    kept = one_branch([(step.branches, (step, site)) for step, site in found if site is not None])
-    return tuple((step, replace(site, layer=layer)) for layer, (step, site) in enumerate(kept))
+    """All attention sites in order of execution, each with the operator that it is.
+
+    Names are unique: where operators share one, the later ones get a number behind it.
+    """
+    found = [(place, step, _site(flow, step)) for place, step in enumerate(flow.steps)]
+    known = [(step.branches, (place, step, site)) for place, step, site in found if site]
+    kept = sorted(one_branch(known), key=lambda each: each[0])
+    names = _unique([site.name for _, _, site in kept])
+    return tuple(
+        (step, replace(site, name=name, layer=layer))
+        for layer, ((_, step, site), name) in enumerate(zip(kept, names, strict=True))
+    )
+
+
+def _unique(names: list[str]) -> list[str]:
+    taken, found = set(names), set[str]()
+    unique: list[str] = []
+    for name in names:
+        free = (f"{name}_{number}" for number in count(2))
+        chosen = name if name not in found else next(n for n in free if n not in taken | found)
+        found.add(chosen)
+        unique.append(chosen)
+    return unique
 
 
 def value_product(flow: Flow, weights: Step) -> Step | None:

@@ -163,7 +163,7 @@ class _Layout:
             names[tensor.name] = prefix + tensor.name
             self.flow.constants[prefix + tensor.name] = tensor
         for index, node in enumerate(graph.node):
-            self._node(node, names, prefix, branches, node.name or f"{node.op_type}_{index}")
+            self._node(node, names, prefix, branches, node_name(node, index))
         return names
 
     def _node(
@@ -197,7 +197,7 @@ class _Layout:
         branches: tuple[str, ...],
     ) -> None:
         results: list[tuple[str, ...]] = []
-        for attribute in _graphs(node):
+        for attribute in bodies_of(node):
             inside = f"{name}.{attribute.name}"
             if node.op_type != "If":
                 self.flow.loops.append((node.op_type, f"{inside}/"))
@@ -220,9 +220,17 @@ class _Layout:
         self.flow.add(Step(operator, "flow", output, inputs, (output,), {}, branches))
 
 
-def _graphs(node: NodeProto) -> list[AttributeProto]:
+def bodies_of(node: NodeProto) -> list[AttributeProto]:
+    """The graphs that an operator runs, in the order in which they are laid out."""
+    if node.op_type not in _BODY_OPERATORS or node.domain:
+        return []
     found = [a for a in node.attribute if a.type == AttributeProto.GRAPH]
     return sorted(found, key=lambda a: a.name != "then_branch")
+
+
+def node_name(node: NodeProto, index: int) -> str:
+    """What an operator goes by: its name, else its kind and place."""
+    return node.name or f"{node.op_type}_{index}"
 
 
 def _body_sources(node: NodeProto, inputs: tuple[str, ...]) -> tuple[str, ...]:
