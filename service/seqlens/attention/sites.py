@@ -5,7 +5,29 @@ from typing import Literal
 
 from seqlens.graphs.anatomy import AttentionSite
 
-Axis = Literal["batch", "head", "query", "key", "batch_and_head", "constant"]
+# Folded axes are named from the outside in: batch_and_head is batch * heads + head.
+Axis = Literal["batch", "head", "query", "key", "batch_and_head", "head_and_batch", "constant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Size of an axis, for a sequence of so many positions: ``(length + offset) // stride``.
+
+    A stride of 0 means ``offset`` whatever the length.
+    """
+
+    stride: int = 1
+    offset: int = 0
+    input: str = ""  # the positions of this input count; empty: the sequence's length
+
+    def size(self, length: int) -> int:
+        """The size at this number of positions."""
+        if self.stride == 0:
+            return self.offset
+        return max((length + self.offset) // self.stride, 0)
+
+
+ONE = Extent(stride=0, offset=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +43,7 @@ class SiteProof:
     feedback_error: float | None = None  # outputs, when the drawn weights are put back in
     uniform_movement: float | None = None  # outputs, when uniform weights are put in
     product_error: float | None = None  # fused kernels: weights times values, to their output
+    padded_error: float | None = None  # weights, in a padded batch against alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +56,9 @@ class Site:
     measured: bool  # the model's own tensor; False: recomputed beside a fused kernel
     tappable: bool = True
     note: str = ""  # what to know about the weights, or why they cannot be drawn
+    queries: Extent = Extent()
+    keys: Extent = Extent()
+    bears_padding: bool = False  # a sequence's map is the same in a padded batch
 
     @property
     def name(self) -> str:
