@@ -12,7 +12,7 @@ from seqlens.api.requests import Timings
 from seqlens.api.statistics import Statistics
 from seqlens.api.tracing import Tracing
 from seqlens.errors import MessageTooLarge, SeqLensError, SequenceTooLong
-from seqlens.metrics.observer import UNKNOWN_MODEL, Method, ModelLabels, Observer
+from seqlens.metrics.observer import INSIGHT_METHODS, UNKNOWN_MODEL, Method, ModelLabels, Observer
 from seqlens.sequences import SequenceAnswer
 
 Protocol = Literal["grpc", "rest"]
@@ -27,6 +27,7 @@ class Call:
     longest: int | None = None  # positions of its longest sequence; None: no time axis
     sequences: int = 0  # answered
     code: str = "OK"  # with which it ends
+    method: Method | None = None  # what it turned out to be; None: as its RPC or route says
     timings: Timings = field(default_factory=Timings)
 
     def decoding(self) -> "_Timed":
@@ -123,7 +124,8 @@ class Calls:
             raise
         finally:
             self._end()
-            self.report(call, protocol, method, call.code, time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            self.report(call, protocol, call.method or method, call.code, seconds)
 
     def report(
         self, call: Call, protocol: Protocol, method: Method, code: str, seconds: float
@@ -137,7 +139,7 @@ class Calls:
             length=call.longest,
             seconds=seconds,
         )
-        if code == "OK":
+        if code == "OK" and method not in INSIGHT_METHODS:
             self._report_answer(call)
         if self._log.on:
             self._log.request_finished(

@@ -125,6 +125,31 @@ class BatchFamilies:
         )
 
 
+class InsightFamilies:
+    """Looking inside models, apart from plain requests."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.duration = Histogram(
+            "seqlens_insight_duration_seconds",
+            "Receipt of a request that looks inside a model to the end of its answer; "
+            "successes only.",
+            ("model", "architecture", "method", "length_bucket"),
+            buckets=LATENCY_SECONDS,
+            registry=registry,
+        )
+        self.attention_bytes = Counter(
+            "seqlens_attention_bytes_total",
+            "Bytes of attention weights drawn for callers.",
+            ("model",),
+            registry=registry,
+        )
+        self.waiting = Gauge(
+            "seqlens_insight_queue_requests",
+            "Requests waiting now to look inside models.",
+            registry=registry,
+        )
+
+
 class ModelFamilies:
     """Which models are loaded, and what loading them gave."""
 
@@ -179,6 +204,7 @@ class Families:
         self.requests = RequestFamilies(registry, max_sequence_length)
         self.refusals = RefusalFamilies(registry)
         self.batches = BatchFamilies(registry)
+        self.insight = InsightFamilies(registry)
         self.models = ModelFamilies(registry)
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from msgspec import Struct
 
 from seqlens.graphs.anatomy import Architecture
 
 Stage = Literal["decode", "queue", "batch", "compute", "encode"]
-Method = Literal["infer", "batch", "stream"]
+# Calls that look inside a model; their times are told apart from those of plain requests.
+InsightMethod = Literal["attention", "influence", "gates"]
+Method = Literal["infer", "batch", "stream", InsightMethod]
+INSIGHT_METHODS: tuple[InsightMethod, ...] = get_args(InsightMethod)
 Trigger = Literal["full", "budget", "idle"]
 RejectReason = Literal["queue_full", "too_long", "too_large", "draining"]
 CancelCause = Literal["client", "deadline"]
@@ -61,7 +64,7 @@ class LoadReport:
     precision: str
     opset: str
     invariance_error: float | None  # batched = alone, largest absolute difference
-    phase_seconds: dict[str, float]  # read, inspect, verify, warmup
+    phase_seconds: dict[str, float]  # read, inspect, verify, attention, warmup
 
 
 class Observer(Protocol):
@@ -119,6 +122,9 @@ class Observer(Protocol):
     ) -> None:
         """One execution of the model ended."""
 
+    def maps_drawn(self, labels: ModelLabels, *, size: int) -> None:
+        """Attention weights of so many bytes were drawn for a caller."""
+
     def rejected(self, labels: ModelLabels, *, reason: RejectReason) -> None:
         """A sequence was refused before any work."""
 
@@ -138,6 +144,9 @@ class Observer(Protocol):
 
     def watch_queue(self, labels: ModelLabels, read: Callable[[], QueueState]) -> None:
         """Read the queue's gauges from ``read`` at each scrape."""
+
+    def watch_insight(self, read: Callable[[], int]) -> None:
+        """Read the number of requests that wait to look inside models at each scrape."""
 
     def lane_restarted(self, lane: int) -> None:
         """A lane's thread failed and was started again."""

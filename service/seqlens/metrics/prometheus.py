@@ -11,6 +11,7 @@ from seqlens.metrics.families import Families
 from seqlens.metrics.ledger import OwnedSeries, SeriesLedger
 from seqlens.metrics.lengths import LengthRanges
 from seqlens.metrics.observer import (
+    INSIGHT_METHODS,
     UNKNOWN_MODEL,
     BatchSeconds,
     CancelCause,
@@ -86,8 +87,13 @@ class PrometheusObserver:
             self._unknown_requests.count(protocol, method, code)
             return
         series.requests.count(protocol, method, code)
-        if code == "OK":
-            series.work.durations[self._ranges.label(length)].observe(seconds)
+        if code != "OK":
+            return
+        span = self._ranges.label(length)
+        if method in INSIGHT_METHODS:
+            series.insight.durations[method, span].observe(seconds)
+        else:
+            series.work.durations[span].observe(seconds)
 
     def message_converted(
         self,
@@ -159,6 +165,11 @@ class PrometheusObserver:
         work.padding_tokens.inc(padding_tokens)
         work.busy_seconds[str(lane)].inc(spent.all)
 
+    def maps_drawn(self, labels: ModelLabels, *, size: int) -> None:
+        """Count the bytes."""
+        if series := self._current.get(labels):
+            series.insight.attention_bytes.inc(size)
+
     def rejected(self, labels: ModelLabels, *, reason: RejectReason) -> None:
         """Count the refusal."""
         series = self._current.get(labels)
@@ -201,6 +212,10 @@ class PrometheusObserver:
     def watch_queue(self, labels: ModelLabels, read: Callable[[], QueueState]) -> None:
         """Read the queue's gauges from ``read`` at each scrape."""
         self._queues.watch(labels, read)
+
+    def watch_insight(self, read: Callable[[], int]) -> None:
+        """Read the gauge from ``read`` at each scrape."""
+        self._families.insight.waiting.set_function(read)
 
     def lane_restarted(self, lane: int) -> None:
         """Count the restart."""

@@ -8,9 +8,11 @@ from prometheus_client import Counter
 
 from seqlens.errors import SeqLensError
 from seqlens.metrics.families import Families
+from seqlens.metrics.histogram import Histogram
 from seqlens.metrics.ledger import Children, OwnedSeries, SeriesLedger
 from seqlens.metrics.lengths import LengthRanges
 from seqlens.metrics.observer import (
+    INSIGHT_METHODS,
     CancelCause,
     LoadReport,
     LoadResult,
@@ -22,6 +24,8 @@ from seqlens.metrics.observer import (
 )
 
 PROTOCOLS = ("grpc", "rest")
+# Calls that look inside models are rare: their series appear with the first of them.
+PLAIN_METHODS = tuple(one for one in get_args(Method) if one not in INSIGHT_METHODS)
 CANCEL_STAGES = ("queue", "compute")
 
 
@@ -42,7 +46,7 @@ class RequestSeries:
         def request(key: tuple[str, str, str]) -> Counter:
             return owned.take(families.requests.requests, *named, *key)
 
-        self._requests = Children(request, product(PROTOCOLS, get_args(Method), CODES))
+        self._requests = Children(request, product(PROTOCOLS, PLAIN_METHODS, CODES))
 
     def count(self, protocol: str, method: str, code: str) -> None:
         """One request ended; a code that no error of ours has is counted as UNKNOWN."""
@@ -86,6 +90,18 @@ class WorkSeries:
         )
 
 
+class InsightSeries:
+    """What was done to look inside one version."""
+
+    def __init__(self, families: Families, owned: OwnedSeries, labels: ModelLabels) -> None:
+        insight, take = families.insight, owned.take
+        model, architecture = labels.model, labels.architecture.value
+        self.durations: Children[tuple[str, str], Histogram] = Children(
+            lambda key: take(insight.duration, model, architecture, *key), ()
+        )
+        self.attention_bytes = take(insight.attention_bytes, model)
+
+
 class RefusalSeries:
     """Sequences of one model that were refused or given up."""
 
@@ -114,6 +130,7 @@ class ModelSeries:
         self._owned = OwnedSeries(ledger)
         self.requests = RequestSeries(families, self._owned, labels)
         self.work = WorkSeries(families, self._owned, labels, ranges, workers)
+        self.insight = InsightSeries(families, self._owned, labels)
         self.refusals = RefusalSeries(families, self._owned, labels.model)
         self._models = families.models
         self._labels = labels

@@ -1,4 +1,4 @@
-"""Text to token ids, with the ``tokenizer.json`` that lies beside a model."""
+"""Text to token ids and back to tokens, with the ``tokenizer.json`` that lies beside a model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,3 +37,8 @@ class Tokenizer:
         except (TypeError, UnicodeError) as error:
             raise InvalidRequest("texts", got=str(error), expected="Unicode text") from error
         return [np.array(one.ids, np.int64) for one in encodings]
+
+    def tokens(self, ids: NDArray[np.integer]) -> tuple[str, ...]:
+        """Text of each of the ids [length], as the file spells it; an id that it lacks as a number."""
+        known = self._tokenizer.id_to_token
+        return tuple(str(one) if (text := known(one)) is None else text for one in ids.tolist())
