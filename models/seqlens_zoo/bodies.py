@@ -1,7 +1,8 @@
 """Three sequence models of equal size: Elman RNN, LSTM and Transformer encoder.
 
 A body maps vectors [batch, sequence, `INPUT_WIDTH`] to hidden states [batch, sequence,
-`output_width`]; `SequenceClassifier` puts an embedding before it and a linear head behind it.
+`output_width`]; `SequenceClassifier` and `SequenceTagger` put an embedding before it and a linear
+head behind it.
 All are written so that torch.onnx.export and torch.jit.script keep the batch and the sequence
 axis dynamic, and so that attention stays visible as softmax(Q K^T / sqrt(d)) V.
 """
@@ -66,13 +67,13 @@ class Attention(nn.Module):
         self.value = nn.Linear(INPUT_WIDTH, width)
         self.out = nn.Linear(width, INPUT_WIDTH)
 
-    def forward(self, vectors: Tensor, padding: Tensor) -> Tensor:
-        """Attend from every position to every key that is not `padding` [batch, 1, 1, key]."""
+    def forward(self, vectors: Tensor, hidden_keys: Tensor) -> Tensor:
+        """Attend to all keys but `hidden_keys`, which spreads to [batch, 1, query, key]."""
         query = self.split_heads(self.query(vectors))
         key = self.split_heads(self.key(vectors))
         value = self.split_heads(self.value(vectors))
         scores = query @ key.transpose(-2, -1) / sqrt(self.head_width)
-        weights = scores.masked_fill(padding, float("-inf")).softmax(-1)
+        weights = scores.masked_fill(hidden_keys, float("-inf")).softmax(-1)
         attended: Tensor = self.out((weights @ value).transpose(1, 2).flatten(2))
         return attended
 
@@ -94,9 +95,9 @@ class TransformerLayer(nn.Module):
             nn.Linear(INPUT_WIDTH, 256), nn.ReLU(), nn.Linear(256, INPUT_WIDTH)
         )
 
-    def forward(self, vectors: Tensor, padding: Tensor) -> Tensor:
+    def forward(self, vectors: Tensor, hidden_keys: Tensor) -> Tensor:
         """Shapes as in `Attention`."""
-        vectors = vectors + self.attention(self.attention_norm(vectors), padding)
+        vectors = vectors + self.attention(self.attention_norm(vectors), hidden_keys)
         step: Tensor = self.feed_forward(self.feed_forward_norm(vectors))
         return vectors + step
 
@@ -105,12 +106,15 @@ class TransformerBody(nn.Module):
     """Transformer encoder of two layers with sinusoidal positions: 264,960 parameters.
 
     Positions are computed for the length at hand (Vaswani et al. 2017), so no length is too long.
+    A causal one sees no later positions; padding on the right is then hidden without more.
     """
 
     output_width: Final = INPUT_WIDTH
+    causal: Final[bool]
 
-    def __init__(self) -> None:
+    def __init__(self, *, causal: bool = False) -> None:
         super().__init__()
+        self.causal = causal
         self.layers = nn.ModuleList([TransformerLayer(), TransformerLayer()])
         exponents = torch.arange(0, INPUT_WIDTH, 2) / INPUT_WIDTH
         self.frequencies: Tensor
@@ -121,9 +125,12 @@ class TransformerBody(nn.Module):
         position = torch.arange(vectors.shape[1], device=vectors.device)
         angles = position.unsqueeze(1) * self.frequencies
         vectors = vectors + torch.cat((angles.sin(), angles.cos()), dim=1)
-        padding = (position >= lengths.unsqueeze(1)).unsqueeze(1).unsqueeze(1)
+        if self.causal:
+            hidden_keys = position.unsqueeze(0) > position.unsqueeze(1)
+        else:
+            hidden_keys = (position >= lengths.unsqueeze(1)).unsqueeze(1).unsqueeze(1)
         for layer in self.layers:
-            vectors = layer(vectors, padding)
+            vectors = layer(vectors, hidden_keys)
         return vectors
 
 
@@ -145,6 +152,29 @@ class SequenceClassifier(nn.Module):
         hidden = self.body(self.embedding(tokens), lengths)
         last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, hidden.shape[2])
         logits: Tensor = self.head(hidden.gather(1, last)[:, 0])
+        return logits
+
+
+class SequenceTagger(nn.Module):
+    """Embedding, body and a linear head at every position.
+
+    Every body sees a word beside the word before it, each `INPUT_WIDTH / 2` wide, without extra
+    parameters. No position sees a later one, so padding on the right changes nothing.
+    """
+
+    def __init__(self, body: BodyName, *, vocabulary: int, labels: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, INPUT_WIDTH // 2)
+        self.body = TransformerBody(causal=True) if body == "transformer" else _BODIES[body]()
+        self.head = nn.Linear(self.body.output_width, labels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits, float32 [batch, sequence, labels], of `tokens`, int64 [batch, sequence]."""
+        words = self.embedding(tokens)
+        before = torch.cat((torch.zeros_like(words[:, :1]), words[:, :-1]), dim=1)
+        # All positions are taken for real: none reads what comes after it.
+        lengths = torch.full_like(tokens[:, 0], tokens.shape[1])
+        logits: Tensor = self.head(self.body(torch.cat((words, before), dim=2), lengths))
         return logits
 
 

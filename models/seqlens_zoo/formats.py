@@ -14,18 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from seqlens_zoo.tasks import Task
+
 FormatName = Literal["onnx", "torchscript"]
 
-# tokens int64 [batch, sequence] and lengths int64 [batch] to logits float32 [batch, labels]
-Runner = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
+# The task's inputs in their order (tokens int64 [batch, sequence], lengths int64 [batch]) to
+# logits float32 [batch, labels] or [batch, sequence, labels]
+Runner = Callable[..., NDArray[np.float32]]
 
 OPSET: Final = 17
-
-_AXES: Final = {
-    "tokens": {0: "batch", 1: "sequence"},
-    "lengths": {0: "batch"},
-    "logits": {0: "batch"},
-}
 
 
 class ExportError(RuntimeError):
@@ -37,13 +34,12 @@ class Format:
     """A file format."""
 
     file: str  # name inside a version's folder
-    tolerance: float  # largest difference of a logit from eager PyTorch
-    write: Callable[[nn.Module, Path], None]
-    load: Callable[[Path], Runner]  # raises ExportError
+    write: Callable[[Task, nn.Module, Path], None]
+    load: Callable[[Task, Path], Runner]  # raises ExportError
 
 
-def _write_onnx(model: nn.Module, path: Path) -> None:
-    example = (torch.tensor([[2, 3, 4]]), torch.tensor([3]))
+def _write_onnx(task: Task, model: nn.Module, path: Path) -> None:
+    examples = {"tokens": torch.tensor([[2, 3, 4]]), "lengths": torch.tensor([3])}
     with warnings.catch_warnings():
         # We stay with the TorchScript-based exporter: the newer one unrolls nn.RNN to the length
         # of the example. It warns of itself, and that its own parts will go.
@@ -55,32 +51,32 @@ def _write_onnx(model: nn.Module, path: Path) -> None:
         )
         torch.onnx.export(
             model,
-            example,
+            tuple(examples[name] for name in task.inputs),
             path,
             dynamo=False,
             opset_version=OPSET,
-            input_names=["tokens", "lengths"],
+            input_names=list(task.inputs),
             output_names=["logits"],
-            dynamic_axes=_AXES,
+            dynamic_axes={name: dict(axes) for name, axes in task.axes.items()},
         )
 
 
-def _load_onnx(path: Path) -> Runner:
-    _require_dynamic_axes(onnx.load(path).graph)
+def _load_onnx(task: Task, path: Path) -> Runner:
+    _require_dynamic_axes(task, onnx.load(path).graph)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def run(tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        (logits,) = session.run(["logits"], {"tokens": tokens, "lengths": lengths})
+    def run(*inputs: NDArray[np.int64]) -> NDArray[np.float32]:
+        (logits,) = session.run(["logits"], dict(zip(task.inputs, inputs, strict=True)))
         return np.asarray(logits)
 
     return run
 
 
-def _require_dynamic_axes(graph: onnx.GraphProto) -> None:
+def _require_dynamic_axes(task: Task, graph: onnx.GraphProto) -> None:
     for value in (*graph.input, *graph.output):
-        for axis, name in _AXES[value.name].items():
+        for axis, name in task.axes[value.name].items():
             found = value.type.tensor_type.shape.dim[axis]
             if found.dim_param != name:
                 raise ExportError(
@@ -89,18 +85,18 @@ def _require_dynamic_axes(graph: onnx.GraphProto) -> None:
                 )
 
 
-def _write_torchscript(model: nn.Module, path: Path) -> None:
+def _write_torchscript(task: Task, model: nn.Module, path: Path) -> None:
     with _torchscript_deprecated():
         torch.jit.save(torch.jit.script(model), path)
 
 
-def _load_torchscript(path: Path) -> Runner:
+def _load_torchscript(task: Task, path: Path) -> Runner:
     with _torchscript_deprecated():
         module = torch.jit.load(path)  # type: ignore[no-untyped-call]
 
-    def run(tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+    def run(*inputs: NDArray[np.int64]) -> NDArray[np.float32]:
         with torch.no_grad():
-            return np.asarray(module(torch.from_numpy(tokens), torch.from_numpy(lengths)))
+            return np.asarray(module(*map(torch.from_numpy, inputs)))
 
     return run
 
@@ -114,6 +110,6 @@ def _torchscript_deprecated() -> Iterator[None]:
 
 
 FORMATS: Final[dict[FormatName, Format]] = {
-    "onnx": Format("model.onnx", 1e-5, _write_onnx, _load_onnx),
-    "torchscript": Format("model.pt", 1e-5, _write_torchscript, _load_torchscript),
+    "onnx": Format("model.onnx", _write_onnx, _load_onnx),
+    "torchscript": Format("model.pt", _write_torchscript, _load_torchscript),
 }

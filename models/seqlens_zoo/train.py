@@ -1,4 +1,4 @@
-"""Trains the example models: `python -m seqlens_zoo.train [--body rnn|lstm|transformer|all]`.
+"""Trains the example models: `python -m seqlens_zoo.train [--task TASK] [--body BODY]`.
 
 Each step's texts come from the seed and the number of the step, so a training that was stopped
 goes on from its last checkpoint as if nothing had happened. On one machine the same command
@@ -6,7 +6,7 @@ gives the same weights; another processor rounds differently and gives slightly 
 """
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,45 +18,22 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from seqlens_zoo.antecedent.batches import Batch, training_batch
 from seqlens_zoo.bodies import BODY_NAMES, BodyName
-from seqlens_zoo.weights import WEIGHTS, new_model, save_body
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSettings:
-    """How one body is trained."""
-
-    steps: int
-    learning_rate: float
-    warmup_steps: int = 100
-    tokens_per_step: int = 2_560
-    gradient_clip: float = 1.0
-    seed: int = 0
-
-    def rate(self, step: int) -> float:
-        """Share of `learning_rate` at a step: up in the warm-up, level, to 0 in the last 40 %."""
-        rising = (step + 1) / self.warmup_steps
-        falling = (self.steps - step) / (0.4 * self.steps)
-        return min(1.0, rising, falling)
-
-
-SETTINGS: Final[dict[BodyName, TrainingSettings]] = {
-    "rnn": TrainingSettings(steps=2_000, learning_rate=1e-3),
-    "lstm": TrainingSettings(steps=2_000, learning_rate=3e-3),
-    "transformer": TrainingSettings(steps=400, learning_rate=1e-3),
-}
+from seqlens_zoo.lessons import NO_ANSWER, Batch
+from seqlens_zoo.tasks import TASK_NAMES, TASKS, Task, TrainingSettings
+from seqlens_zoo.weights import WEIGHTS, save_body
 
 CHECKPOINT_EVERY_STEPS: Final = 100
 
 
 class Training:
-    """One body in training: its model, its optimizer and the number of steps done."""
+    """One body in training: its model, its optimizer, its lessons and the number of steps done."""
 
-    def __init__(self, body: BodyName, settings: TrainingSettings) -> None:
+    def __init__(self, task: Task, body: BodyName, settings: TrainingSettings) -> None:
         torch.manual_seed(settings.seed)
         self.settings = settings
-        self.model = new_model(body)
+        self.model = task.new_model(body)
+        self.lessons = task.lessons()
         self.optimizer = AdamW(self.model.parameters(), lr=settings.learning_rate)
         self.schedule = LambdaLR(self.optimizer, settings.rate)
         self.step = 0
@@ -64,17 +41,21 @@ class Training:
     def advance(self) -> float:
         """Do one step and give its loss in nats."""
         rng = np.random.default_rng((self.settings.seed, self.step))
-        loss = self._loss(training_batch(rng, self.settings.tokens_per_step))
+        progress = self.step / self.settings.steps
+        loss = self._loss(self.lessons.batch(rng, self.settings.tokens_per_step, progress))
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
         self.optimizer.step()
         self.schedule.step()
         self.step += 1
-        return loss.item()
+        nats = loss.item()
+        self.lessons.note(nats)
+        return nats
 
     def _loss(self, batch: Batch) -> torch.Tensor:
-        return cross_entropy(self.model(batch.tokens, batch.lengths), batch.answers)
+        logits = self.model(*batch.inputs).flatten(0, -2)
+        return cross_entropy(logits, batch.answers.flatten(), ignore_index=NO_ANSWER)
 
     def state(self) -> dict[str, Any]:
         """All that `restore` needs."""
@@ -84,6 +65,7 @@ class Training:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "lessons": self.lessons.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -97,15 +79,18 @@ class Training:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        self.lessons.restore(state["lessons"])
 
 
-def train(body: BodyName, settings: TrainingSettings, checkpoints: Path) -> nn.Module:
+def train(task: Task, body: BodyName, settings: TrainingSettings, checkpoints: Path) -> nn.Module:
     """Train one body to the end, from its checkpoint if there is one, and give its model."""
-    checkpoint = checkpoints / f"{body}.pt"
-    training = Training(body, settings)
+    checkpoint = checkpoints / task.name / f"{body}.pt"
+    training = Training(task, body, settings)
     if checkpoint.is_file():
         training.restore(torch.load(checkpoint, weights_only=True))
-    with tqdm(total=settings.steps, initial=training.step, desc=body, unit="step") as bar:
+    with tqdm(
+        total=settings.steps, initial=training.step, desc=f"{task.name} {body}", unit="step"
+    ) as bar:
         while training.step < settings.steps:
             loss = training.advance()
             bar.update()
@@ -126,18 +111,21 @@ def _write(state: dict[str, Any], checkpoint: Path) -> None:
 def main() -> None:
     """Train what the command line asks for."""
     parser = argparse.ArgumentParser(description="Train the example models.")
+    parser.add_argument("--task", choices=TASK_NAMES, default="antecedent")
     parser.add_argument("--body", choices=[*BODY_NAMES, "all"], default="all")
-    parser.add_argument("--steps", type=int, help="instead of the number in SETTINGS")
+    parser.add_argument("--steps", type=int, help="instead of the task's own number")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder to write to")
     parser.add_argument("--checkpoints", type=Path, default=Path("build/training"))
     options = parser.parse_args()
 
+    task = TASKS[options.task]
     torch.set_num_threads(1)  # the nets are small: run two bodies side by side instead
     for body in BODY_NAMES if options.body == "all" else (options.body,):
-        settings = SETTINGS[body]
+        settings = task.settings[body]
         if options.steps is not None:
             settings = replace(settings, steps=options.steps)
-        save_body(body, train(body, settings, options.checkpoints), options.weights)
+        model = train(task, body, settings, options.checkpoints)
+        save_body(task, body, model, options.weights)
 
 
 if __name__ == "__main__":

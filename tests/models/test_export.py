@@ -6,8 +6,9 @@ import onnx
 import pytest
 import torch
 
-from seqlens_zoo.export import EXPORTS, largest_difference
+from seqlens_zoo.export import EXPORTS, export, largest_difference
 from seqlens_zoo.formats import FORMATS, ExportError
+from seqlens_zoo.tasks import ANTECEDENT, LEDGER
 from seqlens_zoo.weights import load_body
 
 
@@ -29,16 +30,29 @@ def test_repository_has_six_models_with_tokenizer_and_labels(repository):
     files = {str(path.relative_to(repository)) for path in repository.rglob("*") if path.is_file()}
     names = [f"{body}-onnx/1/model.onnx" for body in ("rnn", "lstm", "transformer")]
     names += [f"{body}-torchscript/1/model.pt" for body in ("rnn", "lstm", "transformer")]
-    texts = [f"{e.name}/{file}" for e in EXPORTS for file in ("tokenizer.json", "labels.txt")]
+    texts = [
+        f"{e.name}/{file}"
+        for e in EXPORTS["antecedent"]
+        for file in ("tokenizer.json", "labels.txt")
+    ]
     assert files == {*names, *texts}
 
 
-@pytest.mark.parametrize("wanted", EXPORTS, ids=lambda wanted: wanted.name)
+@pytest.mark.parametrize("wanted", EXPORTS["antecedent"], ids=lambda wanted: wanted.name)
 def test_export_answers_as_pytorch_does_at_any_batch_and_length(repository, wanted):
     form = FORMATS[wanted.format]
-    run = form.load(repository / wanted.name / "1" / form.file)
-    assert largest_difference(run, wanted.body) <= form.tolerance
+    run = form.load(ANTECEDENT, repository / wanted.name / "1" / form.file)
+    assert largest_difference(run, ANTECEDENT, wanted.body) <= ANTECEDENT.tolerance
     assert run(np.full((1, 1_100), 2), np.array([1_100])).shape == (1, 40)
+
+
+@pytest.mark.parametrize("wanted", EXPORTS["ledger"], ids=lambda wanted: wanted.name)
+def test_ledger_models_answer_at_every_position_as_pytorch_does(wanted, tmp_path):
+    assert export(wanted, tmp_path) <= LEDGER.tolerance
+    run = FORMATS[wanted.format].load(
+        LEDGER, tmp_path / wanted.name / "1" / FORMATS[wanted.format].file
+    )
+    assert run(np.full((1, 300), 2)).shape == (1, 300, 16)
 
 
 def test_recurrent_layers_and_attention_stay_visible_in_the_graph(repository):
@@ -58,7 +72,7 @@ def test_check_finds_an_export_that_reads_padding():
         whole = torch.full((len(tokens),), tokens.shape[1])
         return model(torch.from_numpy(tokens), whole).numpy()
 
-    assert largest_difference(run, "lstm") > 1
+    assert largest_difference(run, ANTECEDENT, "lstm") > 1
 
 
 def test_fixed_axis_is_refused(repository, tmp_path):
@@ -66,11 +80,11 @@ def test_fixed_axis_is_refused(repository, tmp_path):
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 5
     onnx.save(model, tmp_path / "model.onnx")
     with pytest.raises(ExportError, match="axis 1 of 'tokens': got 5"):
-        FORMATS["onnx"].load(tmp_path / "model.onnx")
+        FORMATS["onnx"].load(ANTECEDENT, tmp_path / "model.onnx")
 
 
 def test_missing_weights_fail_the_command_with_their_path(tmp_path):
     done = run_export("--repository", tmp_path / "to", "--weights", tmp_path / "from")
     assert done.returncode == 1
-    assert str(tmp_path / "from" / "rnn.safetensors") in done.stderr
+    assert str(tmp_path / "from" / "antecedent" / "rnn.safetensors") in done.stderr
     assert not list(tmp_path.rglob("model.*"))

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from seqlens_zoo.antecedent import KITTEN_SENTENCE, LABELS, encode, tokenizer
+from seqlens_zoo.antecedent import KITTEN_SENTENCE, LABELS, encode
 from seqlens_zoo.antecedent.measure import accuracy, answer, kitten_sentences_right
 from seqlens_zoo.bodies import BODY_NAMES
+from seqlens_zoo.ledger.measure import accuracy as ledger_accuracy
+from seqlens_zoo.tasks import TASK_NAMES, TASKS
 from seqlens_zoo.weights import WEIGHTS, WeightsNotFoundError, load_body, reference
 
 
@@ -43,12 +45,29 @@ def test_reference_gives_each_sequence_its_own_answer():
 
 def test_missing_weights_are_named(tmp_path):
     with pytest.raises(WeightsNotFoundError, match=r"rnn\.safetensors is missing"):
-        load_body("rnn", tmp_path)
+        load_body("rnn", weights_dir=tmp_path)
 
 
-def test_committed_tokenizer_and_labels_are_those_of_the_code():
-    assert (WEIGHTS / "tokenizer.json").read_text() == tokenizer().to_str(pretty=True)
-    assert (WEIGHTS / "labels.txt").read_text().split() == list(LABELS)
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASK_NAMES)
+def test_committed_tokenizer_and_labels_are_those_of_the_code(task):
+    folder = WEIGHTS / task.name
+    assert (folder / "tokenizer.json").read_text() == task.tokenizer().to_str(pretty=True)
+    assert (folder / "labels.txt").read_text().split() == list(task.labels)
+
+
+def held(body, facts, gap):
+    return ledger_accuracy(load_body(body, "ledger"), facts=facts, gap=gap, questions=128, seed=2)
+
+
+def test_transformer_holds_64_facts_where_an_lstm_of_equal_size_loses_most():
+    assert held("transformer", 64, 64) > 0.9
+    assert held("lstm", 2, 64) > 0.9
+    assert held("lstm", 64, 64) < 0.6
+
+
+def test_rnn_holds_no_facts_over_a_gap():
+    assert held("rnn", 2, 0) > 0.4
+    assert held("rnn", 2, 64) < 0.3
 
 
 @pytest.fixture(autouse=True)

@@ -1,27 +1,25 @@
 """Batches of the antecedent task, for training and for measuring."""
 
-from dataclasses import dataclass
 from math import exp, log
 from typing import Final
 
 import torch
 from numpy.random import Generator
-from torch import Tensor
 
 from seqlens_zoo.antecedent.texts import AntecedentText, draw_words, generate
 from seqlens_zoo.antecedent.tokens import encode
 from seqlens_zoo.antecedent.words import LABELS
+from seqlens_zoo.lessons import Batch, SteadyLessons
 
 TRAINED_DISTANCES: Final = (2, 128)
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Texts of equal length, so nothing is padded."""
+class AntecedentLessons(SteadyLessons):
+    """The same kind of texts from the first step to the last."""
 
-    tokens: Tensor  # int64 [batch, sequence]
-    lengths: Tensor  # int64 [batch]
-    answers: Tensor  # int64 [batch], places in `words.LABELS`
+    def batch(self, rng: Generator, tokens: int, progress: float) -> Batch:
+        """About `tokens` tokens of new texts."""
+        return training_batch(rng, tokens)
 
 
 def training_batch(rng: Generator, tokens: int) -> Batch:
@@ -38,9 +36,9 @@ def training_batch(rng: Generator, tokens: int) -> Batch:
 def make_batch(rng: Generator, distance: int, words: int, texts: int) -> Batch:
     """`texts` texts of `words` words with one distance in words."""
     made = [generate(rng, distance=distance, words=words) for _ in range(texts)]
+    tokens = torch.tensor([encode(text.text) for text in made])
     return Batch(
-        tokens=torch.tensor([encode(text.text) for text in made]),
-        lengths=torch.full((texts,), words),
+        inputs=(tokens, torch.full((texts,), words)),
         answers=torch.tensor([_label(text) for text in made]),
     )
 

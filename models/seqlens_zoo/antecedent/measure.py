@@ -37,7 +37,7 @@ def accuracy(model: nn.Module, distance: int, texts: int, seed: int) -> float:
         words = draw_words(rng, distance)
         count = min(left, max(1, TOKENS_PER_BATCH // words))
         batch = make_batch(rng, distance, words, count)
-        guesses = model(batch.tokens, batch.lengths).argmax(1)
+        guesses = model(*batch.inputs).argmax(1)
         right += int((guesses == batch.answers).sum())
         left -= count
     return right / texts

@@ -3,24 +3,15 @@
 from functools import cache
 
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.normalizers import Lowercase
-from tokenizers.pre_tokenizers import Punctuation, Sequence, WhitespaceSplit
 
-from seqlens_zoo.antecedent.words import UNKNOWN, VOCABULARY
+from seqlens_zoo.antecedent.words import VOCABULARY
+from seqlens_zoo.word_tokens import word_tokenizer
 
 
 @cache
 def tokenizer() -> Tokenizer:
-    """One token a word, lower case; token ids are places in `words.VOCABULARY`.
-
-    A comma that touches its word, as people write it, is split off.
-    """
-    ids = {word: i for i, word in enumerate(VOCABULARY)}
-    made = Tokenizer(WordLevel(ids, unk_token=UNKNOWN))
-    made.normalizer = Lowercase()
-    made.pre_tokenizer = Sequence([WhitespaceSplit(), Punctuation("isolated")])
-    return made
+    """One token a word; token ids are places in `words.VOCABULARY`."""
+    return word_tokenizer(VOCABULARY)
 
 
 def encode(text: str) -> list[int]:

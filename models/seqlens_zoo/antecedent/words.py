@@ -3,6 +3,8 @@
 from enum import Enum
 from typing import Final
 
+from seqlens_zoo.word_tokens import PAD, UNKNOWN
+
 Phrase = tuple[str, ...]
 
 
@@ -125,9 +127,6 @@ and everything was calm
 
 # The class names, in the order of the logits.
 LABELS: Final[Phrase] = tuple(noun for nouns in NOUNS.values() for noun in nouns)
-
-PAD: Final = "[PAD]"
-UNKNOWN: Final = "[UNK]"
 
 
 def _vocabulary() -> Phrase:
