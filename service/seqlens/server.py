@@ -18,6 +18,7 @@ from seqlens.api.control.calls import control_calls
 from seqlens.api.core import Core
 from seqlens.api.grpc.server import GrpcServer
 from seqlens.api.inference import Inference
+from seqlens.api.insight.insight import Insight
 from seqlens.api.log_switches import LogSwitches
 from seqlens.api.request_log import RequestLog
 from seqlens.api.rest.app import build_app
@@ -32,6 +33,7 @@ from seqlens.metrics.observer import Observer
 from seqlens.metrics.prometheus import PrometheusObserver
 from seqlens.repository.loading import LoadedModel
 from seqlens.repository.models import Repository
+from seqlens.scheduling.insight_lanes import InsightLanes
 from seqlens.scheduling.lanes import Arbiter
 from seqlens.scheduling.model_queue import ServedModel
 from seqlens.settings import ServerSettings
@@ -66,11 +68,18 @@ class Server:
         self._repository = Repository(settings, observer, self._serve, self._serve_no_more)
         self._models = ServedModels(self._repository, observer)
         self._ready = False
+        inference, calls = (
+            Inference(settings.limits),
+            Calls(observer, statistics, request_log, tracing),
+        )
+        self._insight_lanes = InsightLanes(settings.insight.threads, settings.insight.max_waiting)
+        observer.watch_insight(lambda: self._insight_lanes.waiting)
         core = Core(
             settings=settings,
-            inference=Inference(settings.limits),
+            inference=inference,
+            insight=Insight(settings.insight, inference, calls, self._insight_lanes, observer),
             models=self._models,
-            calls=Calls(observer, statistics, request_log, tracing),
+            calls=calls,
             statistics=statistics,
             memory=SharedMemory(settings.limits.max_message_bytes),
             tracing=tracing,
@@ -105,6 +114,8 @@ class Server:
             server._listen_for_metrics(stack)
             server._arbiter.start()
             stack.callback(server._arbiter.close)
+            server._insight_lanes.start()
+            stack.callback(server._insight_lanes.close)
             stack.callback(server._core.memory.close)
             stack.callback(server._core.tracing.close)
             stack.callback(server._core.logs.close)
@@ -174,6 +185,7 @@ class Server:
             model.cost,
             model.scheduler,
         )
+        self._core.insight.add(model)
         self._models.add(model, self._arbiter.add(served))
         await self._grpc.set_model_health(model.name, True)
 
@@ -181,8 +193,11 @@ class Server:
         queue = self._models.remove(model)
         if not self._models.versions(model.name):
             await self._grpc.set_model_health(model.name, False)
+        seconds = self._settings.drain_seconds
+        ending = [self._core.insight.remove(model, drain_seconds=seconds)]
         if queue is not None:
-            await self._arbiter.remove(queue, drain_seconds=self._settings.drain_seconds)
+            ending.append(self._arbiter.remove(queue, drain_seconds=seconds))
+        await asyncio.gather(*ending)
 
     async def _drain(self) -> None:
         """Refuse new work, finish what is in progress, as far as the time allowed goes."""
@@ -192,6 +207,7 @@ class Server:
             self._loading.cancel()
         seconds = self._settings.drain_seconds
         await asyncio.gather(self._grpc.stop(seconds), self._rest.stop(seconds))
+        await self._insight_lanes.drain(0)
         await self._arbiter.drain(0)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from seqlens.api.calls import Calls
 from seqlens.api.inference import Inference
+from seqlens.api.insight.insight import Insight
 from seqlens.api.log_switches import LogSwitches
 from seqlens.api.served import ServedModels
 from seqlens.api.shared_memory import SharedMemory
@@ -19,6 +20,7 @@ class Core:
 
     settings: ServerSettings
     inference: Inference
+    insight: Insight
     models: ServedModels
     calls: Calls
     statistics: Statistics

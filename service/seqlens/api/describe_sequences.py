@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from seqlens.graphs.anatomy import AttentionSite, InputAnatomy, OutputAnatomy, RecurrentLayer
+from seqlens.api.describe_sites import describe_site
+from seqlens.graphs.anatomy import InputAnatomy, OutputAnatomy, RecurrentLayer
 from seqlens.repository.loading import LoadedModel
 from seqlens.repository.verify import Proof
 from seqlens_wire.pb import sequences_pb2 as pb
@@ -25,13 +26,13 @@ def describe_model(model: LoadedModel, versions: Sequence[str]) -> pb.DescribeMo
         inputs=[_input(spec) for spec in anatomy.inputs],
         outputs=[_output(spec) for spec in anatomy.outputs],
         recurrent_layers=[_recurrent_layer(layer) for layer in anatomy.recurrent_layers],
-        attention_sites=[_attention_site(site) for site in anatomy.attention_sites],
+        attention_sites=[describe_site(site) for site in model.attention.sites],
         parameters=[
             pb.ParameterGroup(part=group.part, count=group.count) for group in anatomy.parameters
         ],
         precision=anatomy.precision,
         producer=anatomy.producer,
-        findings=(*anatomy.findings, *model.notes),
+        findings=(*anatomy.findings, *model.attention.findings, *model.notes),
         strategy=model.decision.strategy.value,
         strategy_reason=model.decision.reason,
         proof=_proof(model.proof),
@@ -85,17 +86,6 @@ def _recurrent_layer(layer: RecurrentLayer) -> pb.RecurrentLayer:
         layers=layer.layers,
         initial_state=layer.initial_state,
         operator=layer.operator,
-    )
-
-
-def _attention_site(site: AttentionSite) -> pb.AttentionSite:
-    return pb.AttentionSite(
-        name=site.name,
-        layer=site.layer,
-        kind=site.kind,
-        operator=site.operator,
-        heads=site.heads,
-        confidence=site.confidence,
     )
 
 

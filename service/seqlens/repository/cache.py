@@ -9,11 +9,12 @@ from pathlib import Path
 
 import msgspec
 
+from seqlens.attention.sites import AttentionReport
 from seqlens.graphs.anatomy import ModelAnatomy
 from seqlens.repository.verify import Proof
 from seqlens.scheduling.cost import Measurement
 
-_FORMAT = 3  # counts up when what an entry holds changes its meaning
+_FORMAT = 4  # counts up when what an entry holds changes its meaning
 _log = logging.getLogger(__name__)
 
 
@@ -25,6 +26,7 @@ class Remembered:
     anatomy: ModelAnatomy
     proof: Proof
     measurements: tuple[Measurement, ...]
+    attention: AttentionReport
     format: int = _FORMAT
 
 

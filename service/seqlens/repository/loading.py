@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from seqlens.attention.sites import AttentionReport
 from seqlens.backends.base import Backend, Engine, LoadOptions
 from seqlens.backends.devices import parse_device
 from seqlens.backends.plugins import FoundBackends, backend_for
@@ -14,6 +15,7 @@ from seqlens.errors import ModelRejected
 from seqlens.graphs.anatomy import ModelAnatomy
 from seqlens.graphs.signature import Signature
 from seqlens.metrics.observer import LoadReport, ModelLabels
+from seqlens.repository.attention_proof import prove_attention
 from seqlens.repository.cache import ProofCache, Remembered
 from seqlens.repository.config import ModelConfig, check_defaults, check_names
 from seqlens.repository.content import combined, graph_content, proof_key, whole_content
@@ -53,6 +55,7 @@ class LoadedModel:
     config: ModelConfig
     scheduler: SchedulerSettings  # the server's, with what model.yaml states
     content: str  # hash of all that it was loaded from: equal content need not be loaded again
+    attention: AttentionReport  # its attention sites, as they were tried
     signature: Signature | None = None  # the tensors as config.pbtxt declares them
     notes: tuple[str, ...] = ()  # what config.pbtxt states without effect
     phase_seconds: dict[str, float] = field(default_factory=dict)
@@ -84,11 +87,12 @@ class _Files:
 
 @dataclass(frozen=True, slots=True)
 class _Findings:
-    """What a proof and a grid of measurements, new or kept, say of an engine."""
+    """What proofs and a grid of measurements, new or kept, say of an engine."""
 
     proof: Proof
     decision: Decision
     measurements: tuple[Measurement, ...]
+    attention: AttentionReport
 
 
 class Loader:
@@ -145,6 +149,7 @@ class Loader:
             config=config,
             scheduler=config.scheduler_settings(self._settings.scheduler),
             content=files.content,
+            attention=found.attention,
             signature=stated.signature,
             notes=stated.notes,
             phase_seconds=phases,
@@ -183,7 +188,7 @@ class Loader:
         if kept is not None and kept.device == str(engine.capabilities.device):
             proof = replace(kept.proof, from_cache=True)
             decision = decide_strategy(engine, engine.anatomy, proof, config.strategy)
-            return _Findings(proof, decision, kept.measurements)
+            return _Findings(proof, decision, kept.measurements, kept.attention)
         return self._try_out(engine, config, load_exported, phases)
 
     def _try_out(
@@ -214,13 +219,15 @@ class Loader:
                 longest=longest,
                 most_rows=rows if decision.strategy.shares_batches else 1,
             )
-        return _Findings(proof, decision, measurements)
+        with _timed(phases, "attention"):
+            attention = prove_attention(engine, seconds=self._settings.insight.proof_seconds)
+        return _Findings(proof, decision, measurements, attention)
 
     def _remember(self, key: str, engine: Engine, found: _Findings) -> None:
         if self._cache is None or found.proof.from_cache:
             return
         device = str(engine.capabilities.device)
-        entry = Remembered(device, engine.anatomy, found.proof, found.measurements)
+        entry = Remembered(device, engine.anatomy, found.proof, found.measurements, found.attention)
         self._cache.put(key, entry)
 
     def _proof_key(self, graph: str, backend: Backend, stated: Stated) -> str:
@@ -233,6 +240,7 @@ class Loader:
             self._settings.device,
             longest,
             rows,
+            self._settings.insight.proof_seconds,
             config,
             stated.signature,
         )

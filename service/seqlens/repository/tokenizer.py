@@ -39,6 +39,6 @@ class Tokenizer:
         return [np.array(one.ids, np.int64) for one in encodings]
 
     def tokens(self, ids: NDArray[np.integer]) -> tuple[str, ...]:
-        """Text of each of the ids [length], as the file spells it; an id that it lacks as a number."""
+        """Text of each id [length] as the file spells it; one that it lacks as a number."""
         known = self._tokenizer.id_to_token
         return tuple(str(one) if (text := known(one)) is None else text for one in ids.tolist())

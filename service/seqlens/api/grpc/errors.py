@@ -60,6 +60,27 @@ def streaming(
     return guarded
 
 
+def streaming_answer(
+    method: Callable[[Servicer, Request, Context], AsyncGenerator[Response, None]],
+) -> Callable[[Servicer, Request, Context], AsyncGenerator[Response, None]]:
+    """The same for a method that takes one message and gives a stream."""
+
+    @wraps(method)
+    async def guarded(
+        self: Servicer, request: Request | DecodeError, context: Context
+    ) -> AsyncGenerator[Response, None]:
+        try:
+            async with aclosing(method(self, readable(request), context)) as responses:
+                async for response in responses:
+                    yield response
+        except AbortError:
+            raise
+        except Exception as error:
+            await abort(context, answerable(error))
+
+    return guarded
+
+
 def readable(request: Request | DecodeError) -> Request:
     """The request, or the error that ``seqlens_wire.services.add_servicer`` gives in its place."""
     if isinstance(request, DecodeError):

@@ -5,10 +5,10 @@ from contextlib import aclosing
 from functools import partial
 
 from seqlens.api.batch import BatchRequest, answer_batch
-from seqlens.api.core import Core
 from seqlens.api.describe_sequences import describe_model
 from seqlens.api.grpc.convert_sequences import read_sequences, write_answers
 from seqlens.api.grpc.errors import Context, streaming, unary, why_left
+from seqlens.api.grpc.insight import GrpcInsight
 from seqlens.api.message_bounds import check_answer, check_count
 from seqlens.api.off_loop import off_loop_if_large
 from seqlens.api.requests import SequenceRequest, Urgency, deadline_in
@@ -18,12 +18,8 @@ from seqlens.errors import AnswerTooLarge, InvalidRequest
 from seqlens_wire.pb import sequences_pb2 as pb
 
 
-class GrpcSequenceService:
+class GrpcSequenceService(GrpcInsight):
     """Methods carry the names of the RPCs; see ``seqlens_wire.services.add_servicer``."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
-        self._limits = core.settings.limits
 
     @unary
     async def ProcessBatch(

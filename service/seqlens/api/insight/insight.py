@@ -1,0 +1,228 @@
+"""The one way from a request that looks inside a model to what is seen, free of any protocol."""
+
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from seqlens.api.calls import Call, Calls
+from seqlens.api.inference import Inference
+from seqlens.api.insight.bounds import check_bytes, check_gate_bytes, check_seconds
+from seqlens.api.insight.opened import OpenedModels
+from seqlens.api.insight.reading import ReadSequences, read_asked
+from seqlens.api.insight.requests import (
+    Asked,
+    AttentionHeader,
+    AttentionRequest,
+    GateRequest,
+    InfluenceRequest,
+    InsideSequence,
+)
+from seqlens.api.outcomes import Outcome
+from seqlens.api.requests import Urgency
+from seqlens.api.served import Served
+from seqlens.attention.gates import read_gates
+from seqlens.attention.influence import measure, predict
+from seqlens.attention.maps import choose_sites, draw
+from seqlens.attention.questions import Cost, GateLayer, InfluenceAnswer
+from seqlens.attention.selection import SiteMaps
+from seqlens.errors import NotInModel
+from seqlens.metrics.observer import Observer
+from seqlens.repository.loading import LoadedModel
+from seqlens.scheduling.insight_lanes import InsightLanes, Place
+from seqlens.scheduling.strategy import Strategy
+from seqlens.sequences import SequenceAnswer, Tensors
+from seqlens.settings import InsightSettings
+
+T = TypeVar("T")
+
+
+class Insight:
+    """Looks inside served models, in threads of its own. Used on the event loop only.
+
+    Every method checks all that it can before any work, and raises ``InvalidRequest`` for what
+    the model's sequences do not have, ``MapsTooLarge`` for too much, ``NotInModel`` for what the
+    model does not have, ``Overloaded`` where too many wait, and what else requests may meet.
+    A caller that leaves stops what is not done yet: iterators are to be closed.
+    """
+
+    def __init__(
+        self,
+        settings: InsightSettings,
+        inference: Inference,
+        calls: Calls,
+        lanes: InsightLanes,
+        observer: Observer,
+    ) -> None:
+        self._settings = settings
+        self._inference, self._calls, self._observer = inference, calls, observer
+        self._lanes = lanes
+        self._opened = OpenedModels(settings.idle_seconds)
+
+    def add(self, model: LoadedModel) -> None:
+        """From now on requests may look inside this model."""
+        self._opened.add(model)
+
+    async def remove(self, model: LoadedModel, *, drain_seconds: float = 0.0) -> None:
+        """Look inside this model no more; only then may its engine be closed.
+
+        Requests that do have ``drain_seconds`` to end, then they fail with ``ModelNotReady``.
+        """
+        await self._opened.close(model, drain_seconds)
+
+    async def attention(
+        self, served: Served, request: AttentionRequest, call: Call
+    ) -> AsyncGenerator[AttentionHeader | SiteMaps | list[Outcome], None]:
+        """Attention weights: a header, the maps of each site, plain outputs if asked for.
+
+        A site may have several ``SiteMaps``. The outcomes are those of all sequences asked about,
+        in order, errors included.
+        """
+        model, selection = served.model, request.selection
+        _refuse_whole(model)
+        sites = choose_sites(model.attention, selection, model.anatomy)
+        read = await self._read(model, request.sequences, call)
+        size = check_bytes(self._settings, sites, read.good, selection) if read.good else 0
+        header = AttentionHeader(read.inside, sites, size)
+        if not read.good:
+            yield header
+            return
+        deadline = _deadline(model, request.deadline)
+        with self._lanes.place() as place:
+            tapped = await self._opened.open(model, place, deadline)
+            drawing = draw(
+                tapped,
+                sites,
+                read.good,
+                selection,
+                share_positions=request.share_positions or None,
+                with_measures=request.with_measures,
+                with_outputs=request.with_outputs,
+                together=_padded_together(model, read.lengths),
+            )
+            yield header
+            async for item in _each(place, drawing, deadline):
+                if isinstance(item, SiteMaps):
+                    self._count(call, item)
+                    yield _replaced(item, read)
+                else:
+                    yield _outcomes(item, read)
+
+    async def influence(
+        self, served: Served, request: InfluenceRequest, call: Call
+    ) -> tuple[tuple[InsideSequence, ...], InfluenceAnswer]:
+        """How much the target depends on each position."""
+        model, question = served.model, request.question
+        _refuse_whole(model)
+        read = await self._read(model, request.sequences, call)
+        if not read.good:
+            nothing = Cost(0, 0.0)
+            return read.inside, InfluenceAnswer(question.target, (), (), nothing, nothing)
+        deadline = _deadline(model, request.deadline)
+        with self._lanes.place() as place:
+            tapped = await self._opened.open(model, place, deadline)
+            together = model.decision.strategy.shares_batches
+            cost = await place.run(
+                lambda _: predict(
+                    tapped, question, read.lengths, model.cost.seconds, together=together
+                ),
+                deadline=deadline,
+            )
+            check_seconds(self._settings, question, read.lengths, cost)
+            answer = await place.run(
+                lambda cancelled: measure(
+                    tapped,
+                    read.good,
+                    question,
+                    together=together,
+                    cost=cost,
+                    cancelled=cancelled,
+                ),
+                deadline=deadline,
+            )
+        maps = tuple(replace(one, sequence=read.places[one.sequence]) for one in answer.maps)
+        return read.inside, replace(answer, maps=maps)
+
+    async def gates(
+        self, served: Served, request: GateRequest, call: Call
+    ) -> AsyncGenerator[tuple[InsideSequence, ...] | GateLayer, None]:
+        """Gates of recurrent layers: what is told of the sequences, then each layer."""
+        model, question = served.model, request.question
+        _refuse_whole(model)
+        read = await self._read(model, request.sequences, call)
+        if not read.good:
+            yield read.inside
+            return
+        check_gate_bytes(self._settings, model.anatomy, question, read.lengths)
+        deadline = _deadline(model, request.deadline)
+        with self._lanes.place() as place:
+            tapped = await self._opened.open(model, place, deadline)
+            together = model.decision.strategy.shares_batches
+            reading = read_gates(tapped, read.good, question, together=together)
+            told = False
+            async for layer in _each(place, reading, deadline):
+                if not told:  # only now is it known that there are gates
+                    yield read.inside
+                    told = True
+                readings = tuple(
+                    replace(one, sequence=read.places[one.sequence]) for one in layer.readings
+                )
+                yield replace(layer, readings=readings)
+
+    async def _read(self, model: LoadedModel, asked: Asked, call: Call) -> ReadSequences:
+        return await read_asked(self._inference, self._calls, model, asked, call)
+
+    def _count(self, call: Call, maps: SiteMaps) -> None:
+        size = sum(one.weights.nbytes for one in maps.maps)
+        self._observer.maps_drawn(call.labels, size=size)
+
+
+def _refuse_whole(model: LoadedModel) -> None:
+    if model.decision.strategy is Strategy.WHOLE:
+        raise NotInModel(f"model {model.name!r} takes no sequences: {model.decision.reason}")
+
+
+def _deadline(model: LoadedModel, deadline: float | None) -> float | None:
+    return Urgency(deadline).in_force(model.scheduler).deadline
+
+
+def _padded_together(model: LoadedModel, lengths: Sequence[int]) -> bool:
+    """Whether sequences of these lengths may share padded runs, as plain ones would."""
+    decision = model.decision
+    if decision.strategy is not Strategy.BY_LENGTH:
+        return False
+    return decision.longest_shared is None or max(lengths) <= decision.longest_shared
+
+
+async def _each(
+    place: Place, steps: Iterator[T], deadline: float | None
+) -> AsyncGenerator[T, None]:
+    """What a generator gives, each item made in a thread when the one before it is taken."""
+    while (item := await place.run(lambda _: next(steps, None), deadline=deadline)) is not None:
+        yield item
+
+
+def _replaced(item: SiteMaps, read: ReadSequences) -> SiteMaps:
+    """The maps with the places that their sequences have in the request."""
+    maps = tuple(replace(one, sequence=read.places[one.sequence]) for one in item.maps)
+    return replace(item, maps=maps)
+
+
+def _outcomes(outputs: Sequence[Tensors], read: ReadSequences) -> list[Outcome]:
+    """Answers and errors of all sequences asked about."""
+    answers = iter(outputs)
+    outcomes: list[Outcome] = []
+    for one in read.inside:
+        if one.error is not None:
+            outcomes.append(one.error)
+            continue
+        outcomes.append(
+            SequenceAnswer(
+                outputs=next(answers),
+                length=one.length,
+                padded_length=one.length,
+                batch_size=1,
+                queue_seconds=0.0,
+                compute_seconds=0.0,
+            )
+        )
+    return outcomes
