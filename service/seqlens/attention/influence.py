@@ -1,0 +1,194 @@
+"""How much an answer depends on each position of its sequence: one pair of measures for all.
+
+Occlusion tells what the answer depends on, the Jacobian norm how steeply it changes with a
+position's embedding. Both mean the same for RNN, LSTM, GRU and Transformer in every format.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from seqlens.attention.distance import by_distance
+from seqlens.attention.jacobian import difference_runs, measure_autograd, measure_differences
+from seqlens.attention.occlusion import measure_occlusion, occlusion_runs
+from seqlens.attention.parts import Part
+from seqlens.attention.probes import probe_sequences
+from seqlens.attention.questions import (
+    Cost,
+    InfluenceAnswer,
+    InfluenceMap,
+    InfluenceQuestion,
+    Measure,
+    Method,
+)
+from seqlens.attention.recurrent_jacobian import Stack, measure_stack
+from seqlens.attention.runs import Runs
+from seqlens.attention.subject import Subject, has_gradient, stack_between, understand
+from seqlens.backends.padding import padded_length
+from seqlens.backends.tapped import TappedModel
+from seqlens.errors import InvalidRequest
+from seqlens.sequences import Array, InputSequence
+
+ForwardSeconds = Callable[[int, int], float]  # of a run of this length and batch size
+_GRADIENT = 3  # a run forward and backward, in runs forward
+
+Measured = tuple[Array, Array, Method]  # values [rows, columns], floors [rows]
+
+
+def _never() -> bool:
+    return False
+
+
+def predict(
+    tapped: TappedModel,
+    question: InfluenceQuestion,
+    lengths: Sequence[int],
+    forward_seconds: ForwardSeconds,
+    *,
+    together: bool = True,
+) -> Cost:
+    """What the question will take for sequences of these lengths.
+
+    Runs the model once or twice on a random sequence as short as the shortest, to see what it
+    has. Raises ``InvalidRequest`` for what is wrong with the question, positions included, and
+    ``NotInModel`` for what the model does not have.
+    """
+    _check_lengths(lengths)
+    probe = probe_sequences(tapped.anatomy, {}, [min(lengths)])[0]
+    subject = understand(tapped, question, probe, together=together)
+    method, stack = _exact_method(subject, probe)
+    cost = Cost(0, 0.0)
+    for length in lengths:
+        for measure_name in question.measures:
+            more = _cost(subject, measure_name, method, stack, length, forward_seconds)
+            cost = Cost(cost.runs + more.runs, cost.seconds + more.seconds)
+    return cost
+
+
+def measure(
+    tapped: TappedModel,
+    sequences: Sequence[InputSequence],
+    question: InfluenceQuestion,
+    *,
+    together: bool,
+    cost: Cost,
+    cancelled: Callable[[], bool] = _never,
+) -> InfluenceAnswer:
+    """Influence maps of all sequences, one for each measure, and summaries if asked for.
+
+    ``together``: rows of equal length may share a run. ``cost`` is what was predicted.
+    ``cancelled`` is asked before every run; when it says so ``CallerLeft`` is raised. Raises what
+    ``predict`` does, and ``InvalidRequest`` for replacement tokens outside the vocabulary.
+    """
+    _check_lengths([one.length for one in sequences])
+    runs = Runs(tapped, cancelled)
+    subject = understand(tapped, question, sequences[0], together=together)
+    gradient = _wants_exact(question) and has_gradient(subject, sequences[0])
+    maps = [
+        _map(subject, name, subject.part(runs, sequence), number, gradient=gradient)
+        for number, sequence in enumerate(sequences)
+        for name in question.measures
+    ]
+    lengths = [one.length for one in sequences]
+    summaries = [
+        by_distance(tapped.anatomy, name, maps, lengths)
+        for name in question.measures
+        if question.by_distance
+    ]
+    return InfluenceAnswer(subject.aim.target, tuple(maps), tuple(summaries), cost, runs.taken)
+
+
+def shares_of(values: Array, floors: Array) -> Array:
+    """Values [rows, columns] in parts of their row's sum, those not above its floor as 0.
+
+    A row without anything above its floor is all zeros. Float64.
+    """
+    known = np.where(values > floors[:, None], values, 0).astype(np.float64)
+    # Scaled first: a sum of the smallest numbers there are would not be exact.
+    largest = known.max(axis=1, keepdims=True, initial=0.0)
+    scaled = np.divide(known, largest, out=np.zeros_like(known), where=largest > 0)
+    sums = scaled.sum(axis=1, keepdims=True)
+    shares: Array = np.divide(scaled, sums, out=np.zeros_like(known), where=sums > 0)
+    return shares
+
+
+def _map(
+    subject: Subject, name: Measure, part: Part, number: int, *, gradient: bool
+) -> InfluenceMap:
+    values, floors, method = _measured(subject, name, part, gradient=gradient)
+    return InfluenceMap(
+        number,
+        name,
+        method,
+        part.rows,
+        part.columns,
+        values.astype(np.float32),
+        shares_of(values, floors).astype(np.float32),
+        floors.astype(np.float32),
+    )
+
+
+def _measured(subject: Subject, name: Measure, part: Part, *, gradient: bool) -> Measured:
+    question = subject.question
+    if name == "occlusion":
+        return (*measure_occlusion(part, question), "replacement")
+    if gradient:
+        return (*measure_autograd(part), "autograd")
+    found = stack_between(subject, part) if question.exact else None
+    if found is not None:
+        return (*_closed_form(subject, part, *found), "closed_form")
+    return (*measure_differences(part, question), "central_differences")
+
+
+def _closed_form(subject: Subject, part: Part, stack: Stack, answer: Array) -> tuple[Array, Array]:
+    targets = subject.targets(part, part.read(answer))
+    rows = len(part.places)
+    values = measure_stack(stack, targets, rows, part.length, part.runs.check)
+    return values[:, list(part.columns)], np.zeros(rows)
+
+
+def _wants_exact(question: InfluenceQuestion) -> bool:
+    return question.exact and "jacobian" in question.measures
+
+
+def _exact_method(subject: Subject, probe: InputSequence) -> tuple[Method, Stack | None]:
+    """How the Jacobian will be had, as far as a probe tells."""
+    if not _wants_exact(subject.question):
+        return "central_differences", None
+    if has_gradient(subject, probe):
+        return "autograd", None
+    part = subject.part(Runs(subject.tapped, _never), probe)
+    found = stack_between(subject, part)
+    return ("central_differences", None) if found is None else ("closed_form", found[0])
+
+
+def _cost(
+    subject: Subject,
+    name: Measure,
+    method: Method,
+    stack: Stack | None,
+    length: int,
+    forward_seconds: ForwardSeconds,
+) -> Cost:
+    """Of one measure of one sequence."""
+    columns = len(subject.columns(length))
+    rows = len(subject.rows(max(1, length + subject.more_rows))) or 1
+    targets = rows if subject.aim.one_element else rows * subject.width
+    batch = subject.batch(length)
+    padded = padded_length(subject.aim.anatomy, [length])
+    single = forward_seconds(padded, subject.aim.anatomy.fixed_batch or 1)
+    full = forward_seconds(padded, max(batch, subject.aim.anatomy.fixed_batch or 1))
+    if name == "jacobian" and stack is not None:
+        return Cost(1, single + stack.seconds(length, targets))
+    if name == "jacobian" and method == "autograd":
+        runs = -(-targets // batch)
+        return Cost(1 + runs, single + runs * _GRADIENT * full)
+    question = subject.question
+    counted = occlusion_runs if name == "occlusion" else difference_runs
+    runs = counted(question, columns, batch)
+    return Cost(1 + runs, single + runs * full)
+
+
+def _check_lengths(lengths: Sequence[int]) -> None:
+    if not lengths or min(lengths) < 1:
+        raise InvalidRequest("sequences", got="no positions", expected="at least one in each")
