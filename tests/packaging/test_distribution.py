@@ -84,7 +84,7 @@ def test_the_plain_install_is_the_light_client(metadata: Message) -> None:
 
 def test_the_documented_extras_are_offered(metadata: Message) -> None:
     extras = set(metadata.get_all("Provides-Extra", []))
-    assert extras == {"data", "server", "torchscript", "zoo", "ray", "otel", "dev"}
+    assert extras == {"data", "plot", "server", "torchscript", "zoo", "ray", "otel", "dev"}
 
 
 def test_pins_are_exact_sorted_and_free_of_addresses() -> None:
