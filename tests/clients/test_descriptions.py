@@ -12,6 +12,7 @@ PAIRS = [
     (sdk.OutputAnatomy, pb.OutputAnatomy),
     (sdk.RecurrentLayer, pb.RecurrentLayer),
     (sdk.AttentionSite, pb.AttentionSite),
+    (sdk.AttentionProof, pb.AttentionProof),
     (sdk.ParameterGroup, pb.ParameterGroup),
     (sdk.Proof, pb.Proof),
     (sdk.Limits, pb.Limits),

@@ -12,6 +12,9 @@ from seqlens_client import AsyncClient, Client
 
 SURFACE = {
     "AsyncClient",
+    "AttentionMap",
+    "AttentionMeasures",
+    "AttentionProof",
     "AttentionSite",
     "BatchStatistics",
     "Cancelled",
@@ -19,7 +22,15 @@ SURFACE = {
     "CostPoint",
     "DeadlineExceeded",
     "FileSummary",
+    "GateLayer",
+    "GateReading",
+    "Gates",
+    "Influence",
+    "InfluenceByDistance",
+    "InfluenceMap",
+    "InfluenceTarget",
     "InputAnatomy",
+    "InsideSequence",
     "InvalidInput",
     "Limits",
     "ModelDescription",
@@ -27,6 +38,7 @@ SURFACE = {
     "ModelStatistics",
     "ModelStatus",
     "NotAuthenticated",
+    "NotInModel",
     "NotOffered",
     "NotPermitted",
     "OneSequence",
@@ -38,6 +50,7 @@ SURFACE = {
     "Result",
     "SeqLensError",
     "ServerError",
+    "SiteMap",
     "Times",
     "Unavailable",
     "tls",
@@ -65,7 +78,7 @@ def test_importing_the_client_loads_no_server_no_framework_and_no_extra() -> Non
 import sys
 import seqlens_client
 heavy = {"seqlens", "torch", "onnxruntime", "onnx", "starlette", "msgspec", "tokenizers",
-         "pandas", "pyarrow", "tqdm"}
+         "pandas", "pyarrow", "tqdm", "matplotlib"}
 assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

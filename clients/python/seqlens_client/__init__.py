@@ -8,7 +8,9 @@ with Client("localhost:8001") as client:
 """
 
 from seqlens_client._async import AsyncClient
+from seqlens_client._attention import AttentionMap, AttentionMeasures, SiteMap
 from seqlens_client._descriptions import (
+    AttentionProof,
     AttentionSite,
     CostPoint,
     InputAnatomy,
@@ -26,6 +28,7 @@ from seqlens_client._errors import (
     InvalidInput,
     ModelNotFound,
     NotAuthenticated,
+    NotInModel,
     NotOffered,
     NotPermitted,
     Overloaded,
@@ -35,6 +38,14 @@ from seqlens_client._errors import (
 )
 from seqlens_client._files.job import FileSummary
 from seqlens_client._frames import to_frame
+from seqlens_client._gates import GateLayer, GateReading, Gates
+from seqlens_client._influence import (
+    Influence,
+    InfluenceByDistance,
+    InfluenceMap,
+    InfluenceTarget,
+    InsideSequence,
+)
 from seqlens_client._results import Result
 from seqlens_client._rows import to_row
 from seqlens_client._security import tls
@@ -47,6 +58,9 @@ for _kind in (SeqLensError, *SeqLensError.__subclasses__()):
 
 __all__ = [
     "AsyncClient",
+    "AttentionMap",
+    "AttentionMeasures",
+    "AttentionProof",
     "AttentionSite",
     "BatchStatistics",
     "Cancelled",
@@ -54,7 +68,15 @@ __all__ = [
     "CostPoint",
     "DeadlineExceeded",
     "FileSummary",
+    "GateLayer",
+    "GateReading",
+    "Gates",
+    "Influence",
+    "InfluenceByDistance",
+    "InfluenceMap",
+    "InfluenceTarget",
     "InputAnatomy",
+    "InsideSequence",
     "InvalidInput",
     "Limits",
     "ModelDescription",
@@ -62,6 +84,7 @@ __all__ = [
     "ModelStatistics",
     "ModelStatus",
     "NotAuthenticated",
+    "NotInModel",
     "NotOffered",
     "NotPermitted",
     "OneSequence",
@@ -73,6 +96,7 @@ __all__ = [
     "Result",
     "SeqLensError",
     "ServerError",
+    "SiteMap",
     "Times",
     "Unavailable",
     "tls",

@@ -10,13 +10,13 @@ import math
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
+    Awaitable,
+    Callable,
     Coroutine,
     Iterable,
-    Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import contextmanager
 from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike
 
 from seqlens_client import _operations as operations
 from seqlens_client._answers import Outcome
+from seqlens_client._async_closing import cancelled_if_closed
 from seqlens_client._async_sending import Groups, alone, send
 from seqlens_client._calls import InferenceCalls
 from seqlens_client._descriptions import ModelDescription, ModelStatus
@@ -40,6 +41,8 @@ from seqlens_client._exchange import Exchange
 from seqlens_client._files.job import FileSummary
 from seqlens_client._files.request import FileRequest
 from seqlens_client._hedging import hedged_aio
+from seqlens_client._insight_async import AsyncInsight
+from seqlens_client._insight_calls import Looking
 from seqlens_client._operations import Operation, Selection
 from seqlens_client._patience import TimeLeft, deadline, pause
 from seqlens_client._results import Result
@@ -64,7 +67,8 @@ class AsyncClient(
         AsyncIterator[tuple[int, Result]],
         AsyncIterator[tuple[int, Result | SeqLensError]],
         Coroutine[Any, Any, FileSummary],
-    ]
+    ],
+    AsyncInsight,
 ):
     """Calls a SeqLens server from one event loop: the one in which it is first used.
 
@@ -150,7 +154,7 @@ class AsyncClient(
         status = StreamStatus(call)
         sender = asyncio.create_task(send(call, exchange, groups, room))
         try:
-            with _cancelled_if_closed():
+            with cancelled_if_closed():
                 async for response in call:
                     outcomes = exchange.outcomes(response)
                     room.set()
@@ -250,14 +254,23 @@ class AsyncClient(
     async def _run(
         self, operation: Operation[T], timeout: float | None, hedge_after: float | None = math.inf
     ) -> T:
-        left = TimeLeft(deadline(timeout, self._timeout))
-        begin = partial(self._begin, operation, left)
         hedge = deadline(hedge_after, self._hedge_after)
+
+        async def attempt(left: TimeLeft) -> T:
+            begin = partial(self._begin, operation, left)
+            with cancelled_if_closed():
+                response = await (begin() if hedge is None else hedged_aio(begin, hedge))
+            return operation.read(response)
+
+        return await self._attempts(attempt, timeout)
+
+    async def _attempts(
+        self, attempt: Callable[[TimeLeft], Awaitable[T]], timeout: float | None
+    ) -> T:
+        left = TimeLeft(deadline(timeout, self._timeout))
         for retries in range(self._settings.retries, -1, -1):
             try:
-                with _cancelled_if_closed():
-                    response = await (begin() if hedge is None else hedged_aio(begin, hedge))
-                return operation.read(response)
+                return await attempt(left)
             except Overloaded as error:
                 seconds = pause(error, retries=retries, seconds=left.seconds())
                 if seconds is None:
@@ -274,14 +287,6 @@ class AsyncClient(
         except grpc.RpcError as error:
             raise error_of_call(error) from error
 
-
-@contextmanager
-def _cancelled_if_closed() -> Iterator[None]:
-    """A closed channel cancels its calls, which looks the same as a cancelled task."""
-    try:
-        yield
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        raise client_closed() from None
+    def _look(self, looking: Looking[Any], seconds: float | None) -> Any:
+        method = getattr(self._stubs.sequences, looking.method)
+        return method(looking.request, timeout=seconds, metadata=self._settings.metadata)

@@ -66,6 +66,25 @@ class RecurrentLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class AttentionProof:
+    """What was measured of an attention site when the model was loaded.
+
+    Errors are largest absolute values; None: not measured.
+    """
+
+    proved: bool
+    reason: str  # why it is not
+    axes: tuple[str, ...]  # of the tensor: batch, head, query, key, constant
+    row_sum_error: float | None  # of a query's weights, from 1
+    padding_weight: float | None  # weight on keys that are padding
+    repeat_error: float | None  # drawn twice
+    output_error: float | None  # plain outputs, tapped against not tapped
+    feedback_error: float | None  # outputs, when the drawn weights are put back in
+    uniform_movement: float | None  # outputs, when uniform weights are put in: importance
+    product_error: float | None  # fused kernels: weights times values, to their output
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionSite:
     """One place where attention weights are computed."""
 
@@ -75,6 +94,10 @@ class AttentionSite:
     operator: str
     heads: int | None
     confidence: float  # from 0 to 1
+    tappable: bool  # its weights can be drawn
+    measured: bool  # the model's own tensor; else recomputed from what the operator reads
+    proof: AttentionProof | None
+    note: str  # what to know about the weights, or why they cannot be drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +193,7 @@ _KINDS: dict[str, type[Any]] = {
         InputAnatomy,
         OutputAnatomy,
         RecurrentLayer,
+        AttentionProof,
         AttentionSite,
         ParameterGroup,
         Proof,
@@ -187,6 +211,11 @@ def read_description(message: sequences_pb2.DescribeModelResponse) -> ModelDescr
 def read_index(message: open_inference_pb2.RepositoryIndexResponse) -> list[ModelStatus]:
     """The models in a message."""
     return [_read(model, ModelStatus) for model in message.models]
+
+
+def read_site(message: sequences_pb2.AttentionSite) -> AttentionSite:
+    """The attention site in a message."""
+    return _read(message, AttentionSite)
 
 
 def _read(message: Message, kind: type[T]) -> T:

@@ -1,6 +1,7 @@
 """What can go wrong, as one tree of exceptions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import grpc
@@ -88,6 +89,10 @@ class NotOffered(SeqLensError):
     """The server does not have this call, or not this part of it."""
 
 
+class NotInModel(SeqLensError):
+    """The model has nothing of what is looked for, such as attention; the text says what it has."""
+
+
 class ServerError(SeqLensError):
     """The server failed, or what it was told to load cannot be served."""
 
@@ -138,6 +143,17 @@ def error_of_tensor(error: TensorError, index: int | None = None) -> InvalidInpu
 def invalid(field: str, got: str, expected: str, index: int | None = None) -> InvalidInput:
     """The error of an argument that is wrong, whatever the server."""
     return error_of_tensor(TensorError(field, got=got, expected=expected), index)
+
+
+@contextmanager
+def looking_inside() -> Iterator[None]:
+    """Raise ``NotInModel`` for FAILED_PRECONDITION, which is another thing in other calls."""
+    try:
+        yield
+    except ServerError as error:
+        if error.code != "FAILED_PRECONDITION":
+            raise
+        raise NotInModel(error.message, code=error.code, details=error._details) from error
 
 
 def client_closed() -> Cancelled:

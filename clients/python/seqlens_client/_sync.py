@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
@@ -29,6 +29,8 @@ from seqlens_client._exchange import Exchange
 from seqlens_client._files.job import FileJob, FileSummary
 from seqlens_client._files.request import FileRequest
 from seqlens_client._hedging import hedged
+from seqlens_client._insight_calls import Looking
+from seqlens_client._insight_sync import SyncInsight
 from seqlens_client._operations import Operation, Selection
 from seqlens_client._patience import TimeLeft, deadline, pause
 from seqlens_client._results import Result
@@ -52,7 +54,8 @@ class Client(
         Iterator[tuple[int, Result]],
         Iterator[tuple[int, Result | SeqLensError]],
         FileSummary,
-    ]
+    ],
+    SyncInsight,
 ):
     """Calls a SeqLens server. May be used by several threads at the same time.
 
@@ -199,14 +202,21 @@ class Client(
     def _run(
         self, operation: Operation[T], timeout: float | None, hedge_after: float | None = math.inf
     ) -> T:
-        left = TimeLeft(deadline(timeout, self._timeout))
-        begin = partial(self._begin, operation, left)
         hedge = deadline(hedge_after, self._hedge_after)
+
+        def attempt(left: TimeLeft) -> T:
+            begin = partial(self._begin, operation, left)
+            with self._told_if_closed():
+                response = begin(wait=True) if hedge is None else hedged(begin, hedge)
+            return operation.read(response)
+
+        return self._attempts(attempt, timeout)
+
+    def _attempts(self, attempt: Callable[[TimeLeft], T], timeout: float | None) -> T:
+        left = TimeLeft(deadline(timeout, self._timeout))
         for retries in range(self._settings.retries, -1, -1):
             try:
-                with self._told_if_closed():
-                    response = begin(wait=True) if hedge is None else hedged(begin, hedge)
-                return operation.read(response)
+                return attempt(left)
             except Overloaded as error:
                 seconds = pause(error, retries=retries, seconds=left.seconds())
                 if seconds is None:
@@ -223,6 +233,11 @@ class Client(
             return method(operation.request, **options)
         except grpc.RpcError as error:
             raise error_of_call(error) from error
+
+    def _look(self, looking: Looking[Any], seconds: float | None) -> Any:
+        method = getattr(self._stubs.sequences, looking.method)
+        with self._told_if_closed():
+            return method(looking.request, timeout=seconds, metadata=self._settings.metadata)
 
 
 def _requests(
