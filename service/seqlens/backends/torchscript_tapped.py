@@ -1,0 +1,161 @@
+"""A TorchScript module opened up. It shares the engine's module and leaves it as it is."""
+
+from collections.abc import Mapping
+
+from seqlens.backends.tapped import Look, Seen, Tap, Untapped
+from seqlens.backends.torchscript_probe import Findings, FoundWeights, probe, sequence_argument
+from seqlens.backends.torchscript_runner import Runner, as_array
+from seqlens.backends.torchscript_tracking import Stage
+from seqlens.backends.torchscript_watch import Wanted, Watch
+from seqlens.errors import BackendFailed, NotInModel
+from seqlens.graphs.anatomy import AttentionSite, ModelAnatomy
+from seqlens.sequences import Array, Tensors
+
+_RECOMPUTED = "recomputed from what the fused kernel reads"
+
+
+class TorchScriptTapped:
+    """A module that can be looked into; see ``seqlens.backends.tapped.TappedModel``.
+
+    Sites go by their place among all softmaxes of a run. A run that computes others than those
+    that were found when the model was opened is refused, so no map bears another one's name.
+    """
+
+    def __init__(self, runner: Runner, anatomy: ModelAnatomy) -> None:
+        self._runner: Runner | None = runner
+        self._anatomy = anatomy
+        self._findings = probe(runner, anatomy)
+        sites = _sites(self._findings, anatomy)
+        steady = self._findings.steady
+        found = dict(zip((s.name for s in sites), self._findings.weights, strict=True))
+        self._found: Mapping[str, FoundWeights] = found if steady else {}
+        self._taps = tuple(_tap(site, found[site.name]) for site in sites) if steady else ()
+        self._untapped = _untapped(self._findings, sites, anatomy)
+
+    @property
+    def anatomy(self) -> ModelAnatomy:
+        """The anatomy of the module."""
+        return self._anatomy
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """What can be tapped, in order of execution."""
+        return self._taps
+
+    @property
+    def untapped(self) -> tuple[Untapped, ...]:
+        """What was found and cannot be tapped."""
+        return self._untapped
+
+    def run(self, inputs: Tensors, look: Look) -> Seen:
+        """Run the module once and look inside; see ``TappedModel``."""
+        watch = Watch(self._wanted(look))
+        outputs = self._open().run(inputs, watch)
+        if look.sites or look.replaced:
+            self._check(watch)
+        return Seen(
+            outputs=outputs,
+            weights={site: as_array(watch.weights[self._found[site].stage]) for site in look.sites},
+            embedding=None if watch.embedding is None else as_array(watch.embedding),
+            hidden=self._hidden(watch) if look.hidden else None,
+        )
+
+    def product_error(self, inputs: Tensors, site: str) -> float | None:
+        """Largest difference of weights times values to the kernel's output; see there."""
+        found = self._stage(site)
+        if not self._found[site].fused:
+            return None
+        watch = Watch(Wanted(checked=found))
+        self._open().run(inputs, watch)
+        self._check(watch)
+        return watch.product_error
+
+    def gradient(self, inputs: Tensors, output: str, weights: Array) -> Array | None:
+        """Derivative of ``sum(weights * output)`` by the embedding; see ``TappedModel``."""
+        return None
+
+    def close(self) -> None:
+        """Let go of the module."""
+        self._runner = None
+
+    def _open(self) -> Runner:
+        if self._runner is None:
+            raise BackendFailed("the opened TorchScript model is closed")
+        return self._runner
+
+    def _wanted(self, look: Look) -> Wanted:
+        findings = self._findings
+        if look.hidden and findings.hidden is None:
+            raise NotInModel("this model has no hidden vectors for its positions")
+        features = self._features()
+        if look.embedding and findings.embedding is None:
+            what = "its features are their own" if features else "no table is indexed by its ids"
+            raise NotInModel(f"this model has no embedding: {what}")
+        if look.delta is not None and findings.embedding is None and features is None:
+            raise NotInModel("this model has no embedding: no table is indexed by its ids")
+        place = findings.embedding if look.embedding or look.delta is not None else None
+        return Wanted(
+            weights=frozenset(self._stage(site) for site in look.sites),
+            replaced={self._stage(site, True): array for site, array in look.replaced.items()},
+            embedding=place,
+            delta=look.delta,
+            features=features,
+            hidden=findings.hidden.place if look.hidden and findings.hidden else None,
+        )
+
+    def _stage(self, site: str, to_replace: bool = False) -> Stage:
+        found = self._found.get(site)
+        if found is None:
+            raise NotInModel(f"this model has no attention site {site!r} that can be tapped")
+        if to_replace and found.fused:
+            raise NotInModel(f"the weights of {site!r} are inside of a fused kernel")
+        return found.stage
+
+    def _features(self) -> str | None:
+        """The argument whose features are their own embedding."""
+        sequences = self._anatomy.sequence_inputs
+        is_float = bool(sequences) and sequences[0].datatype.startswith(("FP", "BF"))
+        return sequence_argument(self._open(), self._anatomy) if is_float else None
+
+    def _check(self, watch: Watch) -> None:
+        """Refuse what the opened model has not shown before, lest a map gets a wrong name."""
+        found = enumerate(watch.tracking.candidates)
+        seen = [Stage(number, one.used) for number, one in found if one.used is not None]
+        known = [one.stage for one in self._found.values()]
+        if seen != known:
+            raise BackendFailed(
+                f"the model computed {len(seen)} attention weights on these inputs, in an order "
+                f"other than that of the {len(known)} known ones"
+            )
+
+    def _hidden(self, watch: Watch) -> Array:
+        place = self._findings.hidden
+        if place is None or watch.hidden is None:
+            raise BackendFailed("the model did not compute its hidden vectors on these inputs")
+        return place.arranged(as_array(watch.hidden))
+
+
+def _sites(findings: Findings, anatomy: ModelAnatomy) -> tuple[AttentionSite, ...]:
+    """Those that the graph told of if they are as many, else new ones with plain names."""
+    if len(findings.weights) == len(anatomy.attention_sites):
+        return anatomy.attention_sites
+    return tuple(
+        AttentionSite(f"attention_{layer}", layer, "unknown", one.operator)
+        for layer, one in enumerate(findings.weights)
+    )
+
+
+def _tap(site: AttentionSite, found: FoundWeights) -> Tap:
+    return Tap(site, not found.fused, not found.fused, _RECOMPUTED if found.fused else "")
+
+
+def _untapped(
+    findings: Findings, sites: tuple[AttentionSite, ...], anatomy: ModelAnatomy
+) -> tuple[Untapped, ...]:
+    if not findings.weights:
+        reason = "a run showed no softmax or attention kernel that weighs values of the input"
+        return tuple(Untapped(site, reason) for site in anatomy.attention_sites)
+    if not findings.steady:
+        reason = "the model computes another number of weights at another length"
+        return tuple(Untapped(site, reason) for site in sites)
+    return ()

@@ -1,0 +1,168 @@
+"""A dispatch mode that looks into one run of a module, and changes it where it is told to.
+
+It works on the calling thread alone and keeps nothing in the module. Under inference mode it is
+shown whole operators (a softmax, an LSTM) just as TorchScript calls them.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from seqlens.backends.torchscript_calls import Call, key_of, operator_of, tensors_in
+from seqlens.backends.torchscript_kernels import difference, recomputed
+from seqlens.backends.torchscript_tracking import Nature, Stage, Tracking
+from seqlens.errors import BackendFailed
+from seqlens.sequences import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A call in the order of a run: the so-manieth of this operator, counted from 0."""
+
+    operator: str
+    occurrence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to look at and what to change in one run."""
+
+    weights: frozenset[Stage] = frozenset()
+    replaced: Mapping[Stage, Array] = field(default_factory=dict)
+    checked: Stage | None = None  # a fused kernel whose output is to be compared
+    embedding: Place | None = None
+    delta: Array | None = None  # added to the embedding, or to ``features``
+    features: str | None = None  # argument that is its own embedding
+    hidden: Place | None = None
+    recurrences: frozenset[str] = frozenset()  # operators whose calls are kept
+
+
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Looks into one run; made anew for each."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.tracking = Tracking()
+        self.weights: dict[Stage, Tensor] = {}
+        self.embedding: Tensor | None = None
+        self.hidden: Tensor | None = None
+        self.product_error: float | None = None
+        self.layers: list[tuple[Call, Any]] = []  # calls of recurrent layers, with what they gave
+        self.orders: dict[int, Tensor] = {}  # of packed rows, by the batch sizes' memory
+        self._wanted = wanted
+        self._counts: Counter[str] = Counter()
+        self._selected: list[tuple[Tensor, Tensor]] = []
+        self._keys: tuple[Any, Any] | None = None
+
+    @contextmanager
+    def over(self, arguments: dict[str, Any]) -> Iterator[None]:
+        """Watch what is called inside of it; see ``torchscript_runner.Watch``."""
+        features, delta = self._wanted.features, self._wanted.delta
+        if features is not None and delta is not None:
+            arguments[features] = arguments[features] + self._like(delta, arguments[features])
+        self.tracking.begin(tensors_in(arguments))
+        dispatch = torch._C
+        self._keys = (
+            dispatch._dispatch_tls_local_include_set(),
+            dispatch._dispatch_tls_local_exclude_set(),
+        )
+        with self:
+            yield
+
+    def answered(self, result: Any) -> None:
+        """Nothing is read from answers here."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Call the operator and look at what it gives."""
+        kwargs = kwargs or {}
+        operator = operator_of(func)
+        call = Call(operator, operator.named(args, kwargs))
+        if operator.writes:
+            self._keep_captured(call)
+        if operator.composite and self._keys is not None:
+            # Torch hands composite operators over with views of parameters no longer marked as
+            # such, and then chooses other kernels inside (matmul folds its batch or does not).
+            # Calling them as if nobody watched keeps answers the same to the bit.
+            with torch._C._ForceDispatchKeyGuard(*self._keys):
+                result = func(*args, **kwargs)
+        else:
+            result = func(*args, **kwargs)
+        return self._looked(call, result)
+
+    def _looked(self, call: Call, result: Any) -> Any:
+        place = Place(call.name, self._counts[call.name])
+        self._counts[call.name] += 1
+        nature = self.tracking.judge(call, result)
+        if nature.weights is not None:
+            result = self._at_weights(call, nature.weights, result)
+        if place == self._wanted.embedding:
+            result = self._at_embedding(result)
+        if place == self._wanted.hidden:
+            self.hidden = next(tensors_in(result))
+        if self._wanted.recurrences:
+            self._at_layers(call, result)
+        self.noted(place, call, result, nature)
+        return result
+
+    def noted(self, place: Place, call: Call, result: Any, nature: Nature) -> None:
+        """Remember what a result is."""
+        self.tracking.note(call, result, nature)
+
+    def _at_weights(self, call: Call, stage: Stage, result: Any) -> Any:
+        fused = self.tracking.candidates[stage.candidate].fused
+        first = stage not in self.weights  # later ones are views of it
+        if fused and (stage in self._wanted.weights or stage == self._wanted.checked):
+            again = recomputed(call)
+            self.weights[stage] = again.weights
+            if stage == self._wanted.checked:
+                self.product_error = difference(next(tensors_in(result)), again.product)
+        elif stage in self._wanted.replaced and first:
+            if fused:
+                raise BackendFailed("weights of a fused kernel cannot be replaced")
+            given = self._like(self._wanted.replaced[stage], result)
+            result = result.copy_(given) if call.operator.writes else given
+            self.weights[stage] = result
+        elif stage in self._wanted.weights and first:
+            self.weights[stage] = result
+        return result
+
+    def _at_embedding(self, result: Tensor) -> Tensor:
+        self.embedding = result
+        delta = self._wanted.delta
+        return result if delta is None else result + self._like(delta, result)
+
+    def _at_layers(self, call: Call, result: Any) -> None:
+        if call.name in self._wanted.recurrences:
+            self.layers.append((call, result))
+        elif call.name == "aten::index_select":
+            self._selected.append((result, call.get("index")))
+        elif call.name == "aten::_pack_padded_sequence":
+            for chosen, index in self._selected:
+                if chosen is call.get("input"):
+                    self.orders[key_of(result[1])[1]] = index
+
+    def _keep_captured(self, call: Call) -> None:
+        """Copy what was captured before an operator writes over it."""
+        keys = {key_of(tensor) for tensor in call.tensors}
+        for stage, weights in self.weights.items():
+            if key_of(weights) in keys:
+                self.weights[stage] = weights.clone()
+        if self.embedding is not None and key_of(self.embedding) in keys:
+            self.embedding = self.embedding.clone()
+        if self.hidden is not None and key_of(self.hidden) in keys:
+            self.hidden = self.hidden.clone()
+
+    def _like(self, array: Array, tensor: Tensor) -> Tensor:
+        if array.shape != tuple(tensor.shape):
+            raise BackendFailed(
+                f"shape {list(array.shape)} was given for a tensor of shape {list(tensor.shape)}"
+            )
+        return torch.as_tensor(array).to(tensor.device, tensor.dtype)
