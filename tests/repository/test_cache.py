@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.numpy_models import anatomy
 
+from seqlens.attention.sites import AttentionReport, Extent, Site, SiteProof
 from seqlens.graphs.anatomy import AttentionSite, ParameterGroup, RecurrentLayer
 from seqlens.repository.cache import ProofCache, Remembered
 from seqlens.repository.verify import LengthErrors, Proof
@@ -27,7 +28,15 @@ def remembered(**errors: float | None) -> Remembered:
         1e-4, 1e-5, **errors, by_length=(LengthErrors(3, padded_error=math.inf),),
         refused_lengths={1: "too short"},
     )  # fmt: skip
-    return Remembered("cuda:1", found, proof, (Measurement(8, 1, 0.25),))
+    site = Site(
+        found.attention_sites[0],
+        ("batch", "head", "query", "key"),
+        SiteProof(True, row_sum_error=1e-7),
+        measured=True,
+        keys=Extent(2, 1, "source"),
+    )
+    attention = AttentionReport((site,), 0.5, ("a remark",))
+    return Remembered("cuda:1", found, proof, (Measurement(8, 1, 0.25),), attention)
 
 
 @given(padded=ERRORS, equal=ERRORS)

@@ -43,7 +43,7 @@ def test_everything_that_is_needed_to_serve_is_there(tmp_path: Path) -> None:
     assert model.cost.seconds(8, 1) > 0
     assert model.metric_labels == ModelLabels("m", "3", Architecture.OTHER)
     assert (model.tokenizer, model.labels) == (None, ())
-    assert set(model.phase_seconds) == {"read", "inspect", "verify", "warmup"}
+    assert set(model.phase_seconds) == {"read", "inspect", "verify", "warmup", "attention"}
 
 
 def test_the_report_gives_the_error_of_the_strategy_that_is_served(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ Cancelled = Callable[[], bool]  # asked by long work: whether nobody wants its r
 class InsightLanes:
     """A bounded queue of requests that look inside models, and the threads that work for them.
 
-    A request takes a ``place`` and has its work run there, piece by piece; the first to come is
-    served to its end first. All methods belong to the event loop's thread.
+    A request takes a ``place`` and has its work run there, piece by piece; what follows of a
+    request goes before those that have not begun. All methods belong to the event loop's thread.
 
     Parameters
     ----------
