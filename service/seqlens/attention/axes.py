@@ -167,7 +167,8 @@ def _query_axis(positions: Sequence[int], key: int, *, frozen: bool) -> int | No
     others = [axis for axis in positions if axis != key]
     if len(others) > 1 and not frozen:
         raise AxesUnknown("more than two of its axes follow a length")
-    return others[-1] if others else None
+    # Where heads happen to be as many as the only length, queries stand next to the keys.
+    return min(others, key=lambda axis: abs(axis - key)) if others else None
 
 
 def _with_batch(

@@ -24,7 +24,7 @@ from seqlens.sequences import Array, InputSequence, Tensors
 _ROWS = (2, 3)
 _LENGTHS = ((5, 7), (17, 19), (67, 71), (269, 271))  # long ones for models that need them
 _OWN_LENGTHS = ((11, 13), (23, 29), (31, 37), (41, 43))
-_MORE_LENGTHS = (1, 2, 3, 6, 11, 18)  # beyond the second, where two do not tell enough
+_MORE_LENGTHS = (1, 2, 3, 6, 11, 18, 120)  # beyond the second, where two do not tell enough
 
 
 @dataclass(slots=True)
@@ -81,13 +81,16 @@ def find_axes(probe: SiteProbe, sizes: Sizes) -> dict[str, SiteAxes]:
     anatomy = probe.anatomy
     seen = [(at, probe.look(inputs_of(anatomy, at))) for at in _settings(sizes)]
     rolled = probe.look(_rolled(anatomy, inputs_of(anatomy, sizes.base)))
-    found = _read(probe, seen, rolled, sizes)
-    if all(is_plain(e) for one in found.values() for e in (one.queries, one.keys)):
-        return found
-    more = [{**sizes.base, LENGTH: n} for n in _more_lengths(anatomy, sizes)]
-    return _read(
-        probe, [*seen, *((at, probe.look(inputs_of(anatomy, at))) for at in more)], rolled, sizes
-    )
+    found, unknown = _read(probe, seen, rolled, sizes)
+    plain = all(is_plain(e) for one in found.values() for e in (one.queries, one.keys))
+    if (unknown or not plain) and LENGTH in sizes.base:
+        # Where the model leaves out positions, the first lengths may have looked alike.
+        more = [{**sizes.base, LENGTH: n} for n in _more_lengths(anatomy, sizes)]
+        seen += [(at, probe.look(inputs_of(anatomy, at))) for at in more if _runs(probe, at)]
+        found, unknown = _read(probe, seen, rolled, sizes)
+    for name, reason in unknown.items():
+        probe.refuse(name, reason)
+    return found
 
 
 def find_sizes(probe: SiteProbe) -> Sizes:
@@ -195,17 +198,17 @@ def _rolled(anatomy: ModelAnatomy, inputs: Tensors) -> dict[str, Array]:
 
 def _read(
     probe: SiteProbe, seen: list[tuple[dict[str, int], Seen]], rolled: Seen, sizes: Sizes
-) -> dict[str, SiteAxes]:
-    found = {}
+) -> tuple[dict[str, SiteAxes], dict[str, str]]:
+    """The axes of the sites that run, and for the others why they cannot be told."""
+    found, unknown = {}, {}
     for name in probe.names:
-        observations = [Observation(at, one.weights[name]) for at, one in seen]
         try:
             found[name] = read_axes(
-                observations,
+                [Observation(at, one.weights[name]) for at, one in seen],
                 sizes.rows,
                 frozen_length=probe.anatomy.fixed_length,
                 rolled=rolled.weights[name],
             )
         except AxesUnknown as error:
-            probe.refuse(name, str(error))
-    return found
+            unknown[name] = str(error)
+    return found, unknown
