@@ -1,6 +1,7 @@
 """Messages that look inside, put together by hand: what the client makes of them."""
 
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 import seqlens_client as sdk
 from seqlens_client._insight_reading import AttentionReader, GateReader, read_influence
@@ -347,7 +349,7 @@ def gate_layer(sequence: int, number: int = 0, full: bool = True) -> pb.ReadGate
     return response
 
 
-def test_gates_are_read_and_parts_of_a_layer_joined() -> None:
+def read_gates() -> sdk.Gates:
     reader = GateReader(asked(2), return_errors=False)
     inside = [pb.InsideSequence(length=3, tokens=TOKENS[:3])] * 2
     head = pb.GateHeader(sequences=inside, quantiles=[0.1, 0.9])
@@ -358,7 +360,11 @@ def test_gates_are_read_and_parts_of_a_layer_joined() -> None:
         gate_layer(0, number=1),
     ):
         reader.take(message)
-    gates = reader.finish()
+    return reader.finish()
+
+
+def test_gates_are_read_and_parts_of_a_layer_joined() -> None:
+    gates = read_gates()
     assert [each.layer for each in gates.layers] == [0, 1]
     first, second = gates.layer(0).gate("forget"), gates.layer(0).gate("forget", sequence=1)
     assert first.quantiles.tolist() == [[0, 1, 2], [3, 4, 5]]
@@ -439,16 +445,31 @@ def test_sequences_of_a_call_are_of_one_kind() -> None:
 
 
 def test_plotting_without_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     found = read(header(), layer(piece(softmax((3, 5, 5)))))
-    with pytest.raises(ImportError, match="pip install matplotlib"):
+    with pytest.raises(ImportError, match=r"pip install 'seqlens\[plot\]'"):
         found.plot()
 
 
-def test_a_map_is_drawn_with_the_tokens_texts() -> None:
-    pytest.importorskip("matplotlib").use("Agg")
+def labels(ticks: Any) -> list[str]:
+    return [text.get_text() for text in ticks]
+
+
+def test_pictures_show_the_numbers_and_the_tokens_texts() -> None:
+    axes = Figure().subplots(4)
     weights = softmax((3, 5, 5))
-    ax = read(header(), layer(piece(weights))).plot(layer=0, head=1)
-    np.testing.assert_array_equal(ax.images[0].get_array(), weights[1])
-    assert [text.get_text() for text in ax.get_xticklabels()] == TOKENS
-    assert "head 1" in ax.get_title()
+    shown = read(header(), layer(piece(weights))).plot(layer=0, head=1, ax=axes[0])
+    np.testing.assert_array_equal(shown.images[0].get_array(), weights[1])
+    assert labels(shown.get_xticklabels()) == labels(shown.get_yticklabels()) == TOKENS
+    assert "head 1" in shown.get_title()
+
+    (many,) = read_influence(influence_response(), asked(), return_errors=False).maps
+    pixels = many.plot(axes[1]).images[0].get_array()
+    assert np.ma.getmaskarray(pixels).tolist() == many.below_floor.tolist()
+    one = replace(many, values=many.values[1:], shares=many.shares[1:], floors=many.floors[1:])
+    heights = [bar.get_height() for bar in one.plot(axes[2]).patches]
+    np.testing.assert_allclose(heights, [0.25, 0.75, np.nan])
+
+    drawn = read_gates().layer(0).plot(ax=axes[3])
+    np.testing.assert_array_equal(drawn.lines[0].get_ydata(), [0, 1, 2])
+    assert labels(drawn.get_xticklabels()) == TOKENS[:3]

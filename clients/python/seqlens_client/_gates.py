@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ class GateLayer:
     units: int
     recomputed_error: float  # hidden states made of these gates, to the model's own
     gates: tuple[GateReading, ...]
+    sequences: tuple[InsideSequence, ...]  # in the order of the call
 
     def __repr__(self) -> str:
         kinds = sorted({each.gate for each in self.gates})
@@ -47,6 +49,16 @@ class GateLayer:
                 return each
         here = ", ".join(sorted({each.gate for each in self.gates})) or "none"
         raise ValueError(f"gate: got {gate!r} of sequence {sequence}, expected one of {here}")
+
+    def plot(self, sequence: int = 0, ax: Any = None) -> Any:
+        """Draw the gates of one sequence, step by step, into matplotlib axes, and return them.
+
+        Without ``ax`` a figure is made. Raises ``ImportError`` where matplotlib is needed for
+        that and is not installed.
+        """
+        from seqlens_client._plotting import plot_gates
+
+        return plot_gates(self, sequence, self.sequences[sequence].tokens, ax)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +77,16 @@ class InfluenceMap:
     def text(self, position: int) -> str:
         """Text of a position, or its number."""
         return self.tokens[position] if position < len(self.tokens) else str(position)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the shares into matplotlib axes, and return them: bars, or an image of many rows.
+
+        Without ``ax`` a figure is made. Raises ``ImportError`` where matplotlib is needed for
+        that and is not installed.
+        """
+        from seqlens_client._plotting import plot_influence
+
+        return plot_influence(self, ax)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -178,6 +178,7 @@ class GateReader:
             units=layer.units,
             recomputed_error=layer.recomputed_error,
             gates=tuple(self._reading(each, layer.units) for each in layer.gates),
+            sequences=self._sequences,
         )
 
     def _reading(self, reading: pb.GateReading, units: int) -> GateReading:
