@@ -52,3 +52,15 @@ def test_the_same_seed_gives_the_same_inputs() -> None:
     first, same, other = (trial_inputs(model, 2, 4, seed=seed)["x"] for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, same)
     assert (first != other).any()
+
+
+def test_inputs_may_have_lengths_of_their_own() -> None:
+    model = anatomy(
+        InputAnatomy("tokens", "INT64", ANY, InputRole.SEQUENCE, 0, 1, vocabulary_size=5),
+        InputAnatomy("lengths", "INT64", (-1,), InputRole.LENGTHS, 0),
+        InputAnatomy("source", "FP32", (-1, -1, 3), InputRole.SEQUENCE, 0),
+    )
+    inputs = trial_inputs(model, 2, 5, lengths={"source": 11})
+    assert inputs["tokens"].shape == (2, 5)
+    assert inputs["source"].shape == (2, 11, 3)
+    np.testing.assert_array_equal(inputs["lengths"], [5, 5])

@@ -29,6 +29,7 @@ class Feedback:
 def try_feedback(
     probe: SiteProbe,
     inputs: Tensors,
+    plain: Tensors,
     weights: Mapping[str, Array],
     key_axes: Mapping[str, int],
     *,
@@ -37,10 +38,11 @@ def try_feedback(
 ) -> dict[str, Feedback]:
     """Replace the weights of these sites, which can be replaced; those not tried in time lack.
 
-    All other sites keep their drawn weights meanwhile, so that a backend prepares one model for
-    all of it, and each site's own effect is seen. Sites that fail are refused.
+    ``plain`` are the outputs where nothing is replaced. All other sites keep their drawn weights
+    meanwhile, so that a backend prepares one model for all of it, and each site's own effect is
+    seen. Sites that fail are refused.
     """
-    trial = _Replacing(probe, inputs, probe.tapped.run(inputs, Look()).outputs)
+    trial = _Replacing(probe, inputs, plain)
     together = trial.moved(weights) if time.perf_counter() < until else None
     found = {}
     for name, own in weights.items():
@@ -63,7 +65,7 @@ def try_feedback(
 class _Replacing:
     probe: SiteProbe
     inputs: Tensors
-    plain: dict[str, Array]
+    plain: Tensors
 
     def moved(self, replaced: Mapping[str, Array]) -> float | None:
         """How far the outputs move; None where the model refuses."""

@@ -171,7 +171,7 @@ def _others(anatomy: ModelAnatomy) -> list[InputAnatomy]:
 
 def _check_runs(probe: SiteProbe, *settings: Mapping[str, int]) -> None:
     for sizes in settings:
-        probe.tapped.run(inputs_of(probe.anatomy, sizes), Look())
+        probe.look(inputs_of(probe.anatomy, sizes))
 
 
 def _runs(probe: SiteProbe, sizes: Mapping[str, int]) -> bool:

@@ -12,7 +12,7 @@ from seqlens.attention.feedback import largest_difference, try_feedback
 from seqlens.attention.padded import try_padding
 from seqlens.attention.probes import SiteProbe, find_axes, find_sizes, inputs_of
 from seqlens.attention.sites import AttentionReport, Site, SiteProof
-from seqlens.backends.tapped import Look, Tap, TappedModel, Untapped
+from seqlens.backends.tapped import Look, Seen, Tap, TappedModel, Untapped
 from seqlens.errors import SeqLensError
 from seqlens.sequences import Array, Tensors
 
@@ -98,7 +98,7 @@ def _try_sites(trial: _Trial) -> None:
     sizes = find_sizes(trial.probe)
     trial.axes = find_axes(trial.probe, sizes)
     inputs = inputs_of(trial.probe.anatomy, sizes.base)
-    weights = _try_weights(trial, inputs)
+    seen = _try_weights(trial, inputs)
     allowed = _try_outputs(trial, inputs)
     try:
         for name, padded in try_padding(trial.probe, sizes, trial.axes).items():
@@ -110,12 +110,13 @@ def _try_sites(trial: _Trial) -> None:
     except (SeqLensError, ValueError) as error:
         trial.remarks.append(f"padded batches do not run: {error}")
     _try_products(trial, inputs)
-    _try_feedback(trial, inputs, weights, allowed)
+    _try_feedback(trial, inputs, seen, allowed)
 
 
-def _try_weights(trial: _Trial, inputs: Tensors) -> dict[str, Array]:
-    """Sums of rows, and whether a second run gives the same; returns the weights."""
-    first, second = trial.probe.look(inputs).weights, trial.probe.look(inputs).weights
+def _try_weights(trial: _Trial, inputs: Tensors) -> Seen:
+    """Sums of rows, and whether a second run gives the same; returns the first."""
+    seen = trial.probe.look(inputs)
+    first, second = seen.weights, trial.probe.look(inputs).weights
     for name in trial.probe.names:
         limit = trial.limits.row_sum
         if first[name].dtype == np.float16:
@@ -124,7 +125,7 @@ def _try_weights(trial: _Trial, inputs: Tensors) -> dict[str, Array]:
         trial.note(name, limit, "its rows miss 1", row_sum_error=error)
         repeated = largest_difference({"": first[name]}, {"": second[name]})
         trial.note(name, limit, "drawn again it differs", repeat_error=repeated)
-    return first
+    return seen
 
 
 def _try_outputs(trial: _Trial, inputs: Tensors) -> float:
@@ -165,15 +166,14 @@ def _try_products(trial: _Trial, inputs: Tensors) -> None:
             trial.note(name, trial.limits.outputs, complaint, product_error=error)
 
 
-def _try_feedback(
-    trial: _Trial, inputs: Tensors, weights: dict[str, Array], allowed: float
-) -> None:
+def _try_feedback(trial: _Trial, inputs: Tensors, seen: Seen, allowed: float) -> None:
     names = [tap.site.name for tap in trial.probe.tapped.taps if tap.replaceable]
     names = [name for name in names if name in trial.probe.names]
     found = try_feedback(
         trial.probe,
         inputs,
-        {name: weights[name] for name in names},
+        seen.outputs,
+        {name: seen.weights[name] for name in names},
         {name: trial.axes[name].axes.index("key") for name in names},
         allowed=allowed,
         until=trial.until,
@@ -197,7 +197,10 @@ def _site(tap: Tap, trial: _Trial) -> Site:
         if reason:
             trial.fail(name, reason)
     if name in trial.untried:
-        trial.fail(name, f"{trial.untried[name]} could not be tried in the time allowed")
+        trial.fail(
+            name,
+            f"{trial.untried[name]} could not be tried in the time allowed (insight.proof_seconds)",
+        )
     proof = trial.proofs.get(name, SiteProof(False, "it was not tried"))
     if name not in trial.axes:
         return Site(tap.site, (), proof, tap.measured, note=tap.note)
