@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from seqlens.api.declared import declared_inputs, declared_outputs, declared_shape
+from seqlens.api.map_outputs import map_outputs
 from seqlens.api.statistics import Duration, ModelCounts
 from seqlens.graphs.anatomy import InputAnatomy, OutputAnatomy
 from seqlens.repository.loading import LoadedModel
@@ -67,6 +68,7 @@ def _properties(model: LoadedModel) -> dict[str, str]:
         "optional_inputs": ",".join(spec.name for spec in anatomy.inputs if spec.optional),
         "batch_axes": _axes((spec.name, spec.batch_axis) for spec in anatomy.inputs),
         "time_axes": _axes((spec.name, spec.time_axis) for spec in anatomy.inputs),
+        "attention_outputs": ",".join(map_outputs(model)),
         "state_tensors": ",".join(
             f"{spec.name}={spec.state_output}" for spec in anatomy.inputs if spec.state_output
         ),

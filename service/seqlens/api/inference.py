@@ -32,7 +32,7 @@ from seqlens.errors import DeadlinePassed, InvalidRequest, NotOffered, SeqLensEr
 from seqlens.graphs.anatomy import InputRole, ModelAnatomy
 from seqlens.repository.loading import LoadedModel
 from seqlens.scheduling.strategy import Strategy
-from seqlens.sequences import Array, InputSequence, SequenceAnswer, array_bytes
+from seqlens.sequences import Array, InputSequence, SequenceAnswer, Tensors, array_bytes
 from seqlens.settings import LimitSettings
 
 CLASS_COST = 16
@@ -60,12 +60,8 @@ class Inference:
         is ``streamed`` waits where the model has no room, as long as its deadline allows.
         """
         model, call.id = served.model, request.id
-        _refuse_sequences(model, request)
         names = check_outputs(model.anatomy, [output.name for output in request.outputs])
-        await self._turns.take(self._count_rows(model.anatomy, request.inputs))
-        size = sum(tensor.array.nbytes for tensor in request.inputs)
-        sequences, rows = await off_loop_if_large(size, _take_apart, model, request.inputs)
-        call.longest = None if rows.time is None else max(rows.lengths)
+        sequences, rows = await self.take_apart(model, request, call)
         urgency = request.urgency.in_force(model.scheduler)
         if streamed:
             await _room_for_stream(served, sequences, urgency)
@@ -73,13 +69,36 @@ class Inference:
         futures = _submit(served, sequences, urgency, streamed=streamed)
         answers = await all_or_none(futures)
         call.answered(answers)
-        size = sum(array_bytes(answer.outputs) for answer in answers)
-        arrays = await off_loop_if_large(size, _put_together, model, answers, rows, names)
+        outputs = [answer.outputs for answer in answers]
+        answered = await self.put_together(model, request, outputs, rows, names)
+        return InferResponse(model.name, model.version, request.id, answered)
+
+    async def take_apart(
+        self, model: LoadedModel, request: InferRequest, call: Call
+    ) -> tuple[list[InputSequence], Rows]:
+        """Check whole tensors and make a sequence of each row. Raises ``InvalidRequest``."""
+        _refuse_sequences(model, request)
+        await self._turns.take(self._count_rows(model.anatomy, request.inputs))
+        size = sum(tensor.array.nbytes for tensor in request.inputs)
+        sequences, rows = await off_loop_if_large(size, _take_apart, model, request.inputs)
+        call.longest = None if rows.time is None else max(rows.lengths)
+        return sequences, rows
+
+    async def put_together(
+        self,
+        model: LoadedModel,
+        request: InferRequest,
+        outputs: Sequence[Tensors],
+        rows: Rows,
+        names: Sequence[str],
+    ) -> tuple[AnsweredOutput, ...]:
+        """The outputs that the request asks for, made of those of its rows."""
+        size = sum(map(array_bytes, outputs))
+        arrays = await off_loop_if_large(size, _put_together, model, outputs, rows, names)
         # A class that is written takes as long as many bytes that are copied.
         size = size * CLASS_COST if any(output.classes for output in request.outputs) else 0
         most = self._limits.max_message_bytes
-        answered = await off_loop_if_large(size, _answered, model, request, arrays, most)
-        return InferResponse(model.name, model.version, request.id, answered)
+        return await off_loop_if_large(size, _answered, model, request, arrays, most)
 
     async def check(
         self, model: LoadedModel, requests: Sequence[SequenceRequest | SeqLensError]
@@ -187,9 +206,8 @@ def _as_it_runs(model: LoadedModel, sequence: InputSequence) -> InputSequence:
 
 
 def _put_together(
-    model: LoadedModel, answers: Sequence[SequenceAnswer], rows: Rows, names: Sequence[str]
+    model: LoadedModel, outputs: Sequence[Tensors], rows: Rows, names: Sequence[str]
 ) -> dict[str, Array]:
-    outputs = [answer.outputs for answer in answers]
     if model.decision.strategy is Strategy.WHOLE:
         return dict(outputs[0])
     return join(model.anatomy, outputs, rows, names)

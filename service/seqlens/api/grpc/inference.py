@@ -4,6 +4,7 @@ from seqlens.api.calls import Call
 from seqlens.api.core import Core
 from seqlens.api.grpc.convert import read_infer_request, request_bytes, write_infer_response
 from seqlens.api.grpc.errors import Context, unary, why_left
+from seqlens.api.insight.outputs import infer
 from seqlens.api.message_bounds import check_answer
 from seqlens.api.off_loop import off_loop_if_large
 from seqlens_wire.pb import open_inference_pb2 as pb
@@ -39,7 +40,7 @@ async def answer(
     with call.decoding():
         size, remaining = request_bytes(request), context.time_remaining()
         plain = await off_loop_if_large(size, read_infer_request, request, remaining, core.memory)
-    response = await core.inference.infer(served, plain, call, streamed=streamed)
+    response = await infer(core, served, plain, call, streamed=streamed)
     with call.encoding():
         size = sum(output.tensor.array.nbytes for output in response.outputs)
         message = await off_loop_if_large(size, write_infer_response, response, core.memory)

@@ -1,6 +1,7 @@
 """The one way from a request that looks inside a model to what is seen, free of any protocol."""
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import TypeVar
 
@@ -25,12 +26,13 @@ from seqlens.attention.influence import measure, predict
 from seqlens.attention.maps import choose_sites, draw
 from seqlens.attention.questions import Cost, GateLayer, InfluenceAnswer
 from seqlens.attention.selection import SiteMaps
+from seqlens.attention.sites import Site
 from seqlens.errors import NotInModel
 from seqlens.metrics.observer import Observer
 from seqlens.repository.loading import LoadedModel
 from seqlens.scheduling.insight_lanes import InsightLanes, Place
 from seqlens.scheduling.strategy import Strategy
-from seqlens.sequences import SequenceAnswer, Tensors
+from seqlens.sequences import Array, InputSequence, SequenceAnswer, Tensors
 from seqlens.settings import InsightSettings
 
 T = TypeVar("T")
@@ -77,35 +79,38 @@ class Insight:
         A site may have several ``SiteMaps``. The outcomes are those of all sequences asked about,
         in order, errors included.
         """
-        model, selection = served.model, request.selection
-        _refuse_whole(model)
-        sites = choose_sites(model.attention, selection, model.anatomy)
+        model = served.model
+        sites = self._choose(model, request)
         read = await self._read(model, request.sequences, call)
-        size = check_bytes(self._settings, sites, read.good, selection) if read.good else 0
+        size = check_bytes(self._settings, sites, read.good, request.selection) if read.good else 0
         header = AttentionHeader(read.inside, sites, size)
         if not read.good:
             yield header
             return
-        deadline = _deadline(model, request.deadline)
-        with self._lanes.place() as place:
-            tapped = await self._opened.open(model, place, deadline)
-            drawing = draw(
-                tapped,
-                sites,
-                read.good,
-                selection,
-                share_positions=request.share_positions or None,
-                with_measures=request.with_measures,
-                with_outputs=request.with_outputs,
-                together=_padded_together(model, read.lengths),
-            )
-            yield header
-            async for item in _each(place, drawing, deadline):
-                if isinstance(item, SiteMaps):
-                    self._count(call, item)
-                    yield _replaced(item, read)
-                else:
-                    yield _outcomes(item, read)
+        told = False
+        async with aclosing(self._draw(served, sites, read.good, request, call)) as items:
+            async for item in items:
+                if not told:  # only now is it known that there are maps
+                    yield header
+                    told = True
+                yield _replaced(item, read) if isinstance(item, SiteMaps) else _outcomes(item, read)
+
+    async def maps(
+        self,
+        served: Served,
+        sequences: tuple[InputSequence, ...],
+        request: AttentionRequest,
+        call: Call,
+    ) -> AsyncGenerator[SiteMaps | list[dict[str, Array]], None]:
+        """The same of sequences that are checked already; those of the request are not looked at.
+
+        Gives the maps of each site, then the plain outputs of each sequence if asked for.
+        """
+        sites = self._choose(served.model, request)
+        check_bytes(self._settings, sites, sequences, request.selection)
+        async with aclosing(self._draw(served, sites, sequences, request, call)) as items:
+            async for item in items:
+                yield item
 
     async def influence(
         self, served: Served, request: InfluenceRequest, call: Call
@@ -167,6 +172,36 @@ class Insight:
                     replace(one, sequence=read.places[one.sequence]) for one in layer.readings
                 )
                 yield replace(layer, readings=readings)
+
+    def _choose(self, model: LoadedModel, request: AttentionRequest) -> tuple[Site, ...]:
+        _refuse_whole(model)
+        return choose_sites(model.attention, request.selection, model.anatomy)
+
+    async def _draw(
+        self,
+        served: Served,
+        sites: tuple[Site, ...],
+        sequences: tuple[InputSequence, ...],
+        request: AttentionRequest,
+        call: Call,
+    ) -> AsyncGenerator[SiteMaps | list[dict[str, Array]], None]:
+        model, deadline = served.model, _deadline(served.model, request.deadline)
+        with self._lanes.place() as place:
+            tapped = await self._opened.open(model, place, deadline)
+            drawing = draw(
+                tapped,
+                sites,
+                sequences,
+                request.selection,
+                share_positions=request.share_positions or None,
+                with_measures=request.with_measures,
+                with_outputs=request.with_outputs,
+                together=_padded_together(model, [one.length for one in sequences]),
+            )
+            async for item in _each(place, drawing, deadline):
+                if isinstance(item, SiteMaps):
+                    self._count(call, item)
+                yield item
 
     async def _read(self, model: LoadedModel, asked: Asked, call: Call) -> ReadSequences:
         return await read_asked(self._inference, self._calls, model, asked, call)

@@ -6,6 +6,7 @@ from starlette.routing import Route
 
 from seqlens.api.control.calls import ControlCall
 from seqlens.api.core import Core
+from seqlens.api.insight.outputs import infer
 from seqlens.api.off_loop import LARGE_BYTES, off_loop_if_large
 from seqlens.api.requests import InferResponse
 from seqlens.api.rest.answers import BINARY, JSON, bytes_answer
@@ -44,7 +45,7 @@ class _Infer:
             body = await read_body(request, core.settings.limits)
             with call.decoding():
                 asked = await self._read(request, body, served.model.anatomy)
-            response = await core.inference.infer(served, asked.request, call)
+            response = await infer(core, served, asked.request, call)
             with call.encoding():
                 answer = await self._write(response, asked.binary)
             headers = {"content-type": JSON}

@@ -5,13 +5,14 @@ tensor data extension of the Open Inference Protocol (Triton Inference Server,
 docs/protocol/extension_binary_data.md).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import msgspec
 
 from seqlens.api.failures import invalid
+from seqlens.api.map_outputs import plain_names
 from seqlens.api.message_bounds import check_tensor_names
 from seqlens.api.parameters import (
     Parameters,
@@ -78,7 +79,7 @@ def read_infer_request(
     check_tensor_names("inputs", (tensor.name for tensor in message.inputs))
     check_names(anatomy, [tensor.name for tensor in message.inputs])
     check_tensor_names("outputs", (output.name for output in outputs))
-    check_outputs(anatomy, [output.name for output in outputs])
+    check_outputs(anatomy, plain_names(anatomy, (output.name for output in outputs)))
     parameters = given(message.parameters)
     return TensorRequest(
         InferRequest(
@@ -90,6 +91,12 @@ def read_infer_request(
         ),
         _binary_outputs(outputs, parameters, anatomy),
     )
+
+
+def _offered(asked: Iterable[str], anatomy: ModelAnatomy) -> dict[str, str]:
+    """Outputs to answer with, and their datatypes: those asked for, or all of the model."""
+    datatypes = {spec.name: spec.datatype for spec in anatomy.outputs}
+    return {name: datatypes.get(name, "FP32") for name in asked} or datatypes
 
 
 def _read_outputs(outputs: Sequence[Output], memory: SharedMemory) -> tuple[RequestedOutput, ...]:
@@ -107,18 +114,16 @@ def _binary_outputs(
     default = read_flag(parameters, "binary_data_output", "parameters") or False
     asked = {output.name: given(output.parameters) for output in outputs}
     names = set()
-    for spec in anatomy.outputs:
-        if outputs and spec.name not in asked:
-            continue
-        own = asked.get(spec.name, {})
-        flag = read_flag(own, "binary_data", f"outputs.{spec.name}.parameters")
+    for name, datatype in _offered(asked, anatomy).items():
+        own = asked.get(name, {})
+        flag = read_flag(own, "binary_data", f"outputs.{name}.parameters")
         if default if flag is None else flag:
-            names.add(spec.name)
-        elif spec.datatype in BINARY_ONLY and not _goes_elsewhere(own):
+            names.add(name)
+        elif datatype in BINARY_ONLY and not _goes_elsewhere(own):
             raise InvalidRequest(
-                f"outputs.{spec.name}.parameters.binary_data",
+                f"outputs.{name}.parameters.binary_data",
                 got="nothing or false",
-                expected=f"true: {spec.datatype} has no JSON form",
+                expected=f"true: {datatype} has no JSON form",
             )
     return frozenset(names)
 
