@@ -1,19 +1,21 @@
 """Loading an ONNX model into ONNX Runtime and running it."""
 
-import re
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from onnx import ModelProto
+from onnxruntime import InferenceSession
 
 from seqlens.backends.base import Capabilities, Device, LoadOptions
 from seqlens.backends.devices import choose_device
-from seqlens.backends.onnx_file import read_file
+from seqlens.backends.onnx_file import FileStamps, file_stamps, read_file
+from seqlens.backends.onnx_session import open_session, run_session
+from seqlens.backends.onnx_tapped import OnnxTapped
 from seqlens.backends.tapped import TappedModel
-from seqlens.errors import BackendFailed, InvalidRequest, ModelRejected
+from seqlens.errors import BackendFailed, ModelRejected
 from seqlens.graphs.anatomy import WIRED_FROM, ModelAnatomy
 from seqlens.graphs.onnx_graph import read_onnx
 from seqlens.graphs.probing import find_anatomy
@@ -21,39 +23,45 @@ from seqlens.graphs.recurrence import WiredModel, wire_lengths
 from seqlens.graphs.trial import trial_inputs
 from seqlens.sequences import Array, Tensors
 
-_SILENT = 4  # severity: probes fail on purpose, and every failure comes back as an exception
-_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
-# A fusion whose CPU kernel takes several times as long as what it replaces.
-_SLOW_FUSIONS = ["SkipLayerNormFusion"]
 _TOLERANCE = 1e-4  # relative; full lengths must not change an answer
-_NOISE = (
-    r"^\[ONNXRuntimeError\] : \d+ : \w+ : ",
-    r"/\S+\.(?:cc|h|cpp):\d+ ",  # where in its sources
-    r"(?:[\w:&*<> ]+ )?onnxruntime::[^()]*\([^()]*\)(?: const)? ",  # and in which function
-)
-_LONGEST_REASON = 300  # characters of the library's own words
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where a model comes from, as it was when it was read."""
+
+    path: Path
+    device: Device
+    stamps: FileStamps
 
 
 class OnnxEngine:
     """One loaded model: one session that all lanes share, each run on its caller's thread."""
 
-    def __init__(
-        self, session: onnxruntime.InferenceSession, anatomy: ModelAnatomy, device: Device
-    ) -> None:
-        self._session: onnxruntime.InferenceSession | None = session
+    def __init__(self, session: InferenceSession, anatomy: ModelAnatomy, source: _Source) -> None:
+        self._session: InferenceSession | None = session
         self._outputs = [output.name for output in session.get_outputs()]
+        self._source = source
         self.anatomy = anatomy
-        self.capabilities = Capabilities(device, concurrent_runs=True)
+        self.capabilities = Capabilities(source.device, concurrent_runs=True)
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
         """Run the model once; see ``seqlens.backends.base.Engine``."""
         if self._session is None:
             raise BackendFailed("the model is closed")
-        return _run(self._session, self._outputs, inputs)
+        return run_session(self._session, self._outputs, inputs)
 
     def tapped(self) -> TappedModel | None:
         """The same model, opened up; see ``seqlens.backends.base.Engine``."""
-        return None
+        source = self._source
+        model, stamps = _read(source.path)
+        if stamps != source.stamps:
+            raise ModelRejected(
+                f"{source.path.name} has changed since it was loaded: reload the model to look "
+                "inside it"
+            )
+        served = _as_served(model, self.anatomy)
+        return OnnxTapped(served, self.anatomy, source.path, source.device)
 
     def close(self) -> None:
         """Free the session."""
@@ -68,29 +76,42 @@ def load(path: Path, options: LoadOptions) -> OnnxEngine:
         library="ONNX Runtime",
         advice="For CUDA, install onnxruntime-gpu in place of onnxruntime",
     )
-    model = read_file(path)
+    model, stamps = _read(path)
+    source = _Source(path, device, stamps)
     if options.anatomy is not None:
-        return _load_known(model, options.anatomy, path, device)
-    session = _open(model, path, device)
+        return _load_known(model, options.anatomy, source)
+    session = open_session(model, path, device)
     outputs = [output.name for output in session.get_outputs()]
-    run: Callable[[Tensors], dict[str, Array]] = lambda inputs: _run(session, outputs, inputs)  # noqa: E731
+    run = partial(run_session, session, outputs)
     anatomy = find_anatomy(read_onnx(model), run, options.overrides)
-    engine = OnnxEngine(session, anatomy, device)
+    engine = OnnxEngine(session, anatomy, source)
     wired = None if options.as_exported else wire_lengths(model, anatomy)
-    return engine if wired is None else _wired_engine(engine, wired, path, device)
+    return engine if wired is None else _wired_engine(engine, wired, source)
 
 
-def _load_known(model: ModelProto, anatomy: ModelAnatomy, path: Path, device: Device) -> OnnxEngine:
+def _read(path: Path) -> tuple[ModelProto, FileStamps]:
+    """The model, and what tells later whether its files are still those that were read."""
+    model = read_file(path)
+    return model, file_stamps(path, model)
+
+
+def _load_known(model: ModelProto, anatomy: ModelAnatomy, source: _Source) -> OnnxEngine:
     """Load as an earlier load did, without a single trial run."""
+    session = open_session(_as_served(model, anatomy), source.path, source.device)
+    return OnnxEngine(session, anatomy, source)
+
+
+def _as_served(model: ModelProto, anatomy: ModelAnatomy) -> ModelProto:
+    """The graph that a session of this anatomy runs."""
     wired = wire_lengths(model, anatomy) if WIRED_FROM in anatomy.details else None
-    session = _open(model if wired is None else wired.model, path, device)
-    return OnnxEngine(session, anatomy, device)
+    return model if wired is None else wired.model
 
 
-def _wired_engine(plain: OnnxEngine, wired: WiredModel, path: Path, device: Device) -> OnnxEngine:
+def _wired_engine(plain: OnnxEngine, wired: WiredModel, source: _Source) -> OnnxEngine:
     """The model with lengths wired in, if full lengths change no answer; else as it was."""
     try:
-        engine = OnnxEngine(_open(wired.model, path, device), wired.anatomy, device)
+        session = open_session(wired.model, source.path, source.device)
+        engine = OnnxEngine(session, wired.anatomy, source)
         same = _answers_alike(plain, engine)
     except (ModelRejected, BackendFailed):
         same = False
@@ -120,80 +141,9 @@ def _close(before: Array, after: Array) -> bool:
     return bool(np.allclose(before, after, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True))
 
 
-def _open(model: ModelProto, path: Path, device: Device) -> onnxruntime.InferenceSession:
-    try:
-        return onnxruntime.InferenceSession(
-            model.SerializeToString(),
-            _session_options(path),
-            providers=_providers(device),
-            disabled_optimizers=_SLOW_FUSIONS,
-        )
-    except Exception as error:  # ONNX Runtime raises a class of its own for each kind of failure
-        raise ModelRejected(f"ONNX Runtime refuses {path.name}: {_refusal(str(error))}") from error
-
-
-def _session_options(path: Path) -> onnxruntime.SessionOptions:
-    """One thread a run: lanes bring the parallelism. External data lies beside the file."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _SILENT
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.add_session_config_entry(_EXTERNAL_FOLDER, str(path.parent.resolve()))
-    return options
-
-
-def _providers(device: Device) -> list[str | tuple[str, dict[str, str]]]:
-    if device.kind != "cuda":
-        return ["CPUExecutionProvider"]
-    cuda = ("CUDAExecutionProvider", {"device_id": str(device.index)})
-    return [cuda, "CPUExecutionProvider"]
-
-
 def _cuda_devices() -> int:
     """CUDA devices that ONNX Runtime itself can use."""
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return 0
     kinds = [device.device.type for device in onnxruntime.get_ep_devices()]
     return sum(kind == onnxruntime.OrtHardwareDeviceType.GPU for kind in kinds)
-
-
-def _run(
-    session: onnxruntime.InferenceSession, outputs: list[str], inputs: Tensors
-) -> dict[str, Array]:
-    given = {name: _texts(name, a) if a.dtype.hasobject else a for name, a in inputs.items()}
-    try:
-        return dict(zip(outputs, session.run(outputs, given), strict=True))
-    except Exception as error:
-        raise BackendFailed(f"the model refuses this input: {_reason(str(error))}") from error
-
-
-def _texts(name: str, array: Array) -> Array:
-    """Elements as the library wants them: of bytes it would take what Python prints of them."""
-    try:
-        texts = [one.decode() if isinstance(one, bytes) else one for one in array.ravel().tolist()]
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(
-            f"inputs.{name}", got=f"bytes that are no UTF-8: {error.reason}", expected="texts"
-        ) from None
-    return np.array(texts, object).reshape(array.shape)
-
-
-def _reason(text: str) -> str:
-    """The library's own reason without its error codes, source files and function names."""
-    last = text.rpartition("Status Message: ")[2]
-    for noise in _NOISE:
-        last = re.sub(noise, "", last)
-    return " ".join(last.split())[:_LONGEST_REASON]
-
-
-def _refusal(text: str) -> str:
-    reason = _reason(text)
-    if "opset" in text and "is under development" in text:
-        return f"{reason} Export with a lower opset, or install a newer onnxruntime"
-    if "is not a registered function/op" in text or "No Op registered" in text:
-        return f"{reason} The operator is unknown to this onnxruntime: export with another opset"
-    if "Batchwise recurrent" in text:
-        return f"{reason} Export recurrent operators with layout 0, time before batch"
-    return reason

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from seqlens.errors import ModelRejected
 
+FileStamps = tuple[tuple[int, int], ...]  # bytes, and nanoseconds of the last change
 _FOREIGN = (
     (b"PK\x03\x04", "a zip archive, as torch.save and torch.jit.save write: name it model.pt"),
     (b"version https://git-lfs", "a Git LFS pointer: fetch the file itself with git lfs pull"),
@@ -40,6 +41,17 @@ def read_file(path: Path) -> ModelProto:
     return model
 
 
+def file_stamps(path: Path, model: ModelProto) -> FileStamps:
+    """Size and time of the last change of a model's file and of its external data."""
+    names = {_external_data(tensor).get("location", "") for tensor in model.graph.initializer}
+    files = [path, *(path.parent / name for name in sorted(names) if name)]
+    try:
+        stats = [file.stat() for file in files]
+    except OSError as error:
+        raise ModelRejected(f"{path.name} cannot be read: {error.strerror}") from error
+    return tuple((stat.st_size, stat.st_mtime_ns) for stat in stats)
+
+
 def _first_bytes(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(64)
@@ -61,7 +73,7 @@ def _parse(path: Path) -> ModelProto:
 
 def _check_external_data(model: ModelProto, path: Path) -> None:
     for tensor in model.graph.initializer:
-        entries = {entry.key: entry.value for entry in tensor.external_data}
+        entries = _external_data(tensor)
         location = entries.get("location")
         if location is None:
             continue
@@ -74,3 +86,7 @@ def _check_external_data(model: ModelProto, path: Path) -> None:
                 f"{location} has {data.stat().st_size} bytes, but {path.name} needs {needed}: "
                 "it is truncated, or belongs to another export"
             )
+
+
+def _external_data(tensor: TensorProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}

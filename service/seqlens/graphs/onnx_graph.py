@@ -84,7 +84,7 @@ def _read_input(flow: Flow, value: ValueInfoProto) -> TensorReading:
     declared = _read_value(value)
     if not (declared.datatype or "").startswith(("INT", "UINT")):
         return declared
-    readers = list(_id_readers(flow, value.name))
+    readers = list(id_readers(flow, value.name))
     rows = [r for r in (_rows_indexed(flow, step, name) for step, name in readers) if r]
     return TensorReading(
         declared.name,
@@ -95,7 +95,7 @@ def _read_input(flow: Flow, value: ValueInfoProto) -> TensorReading:
     )
 
 
-def _id_readers(flow: Flow, name: str) -> Iterator[tuple[Step, str]]:
+def id_readers(flow: Flow, name: str) -> Iterator[tuple[Step, str]]:
     """Operators that read the unchanged values of an input, each with the name it reads."""
     waiting, seen = [name], {name}
     while waiting:
@@ -122,20 +122,25 @@ def _rows_indexed(flow: Flow, step: Step, name: str) -> int | None:
 
 
 def _table_rows(flow: Flow, name: str) -> int | None:
-    """First size of the constant behind a name, through a cast or dequantization."""
+    """First size of the constant behind a name."""
+    table = table_behind(flow, name)
+    return int(table.dims[0]) if table is not None and table.dims else None
+
+
+def table_behind(flow: Flow, name: str) -> TensorProto | None:
+    """The constant behind a name, through a cast or dequantization."""
     while name not in flow.constants:
         step = flow.producers.get(name)
         if step is None or name not in flow.fixed:
             return None
         name = step.input(0)
-    dims = flow.constants[name].dims
-    return int(dims[0]) if dims else None
+    return flow.constants[name]
 
 
 def _compared_with(flow: Flow, name: str) -> tuple[int, ...]:
     """Constants that a scalar input is tested against: the values that the exporter foresaw."""
     found: list[int] = []
-    for step, value in _id_readers(flow, name):
+    for step, value in id_readers(flow, name):
         if step.operator in _COMPARES:
             others = (i for i in step.inputs if i != value)
             found += [n for other in others for n in _small_integers(flow, other)]
