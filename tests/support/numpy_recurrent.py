@@ -1,4 +1,4 @@
-"""Recurrent nets of a few lines of numpy in float64, opened up as any tapped model is.
+"""Recurrent nets of a few lines of numpy, opened up as any tapped model is.
 
 The equations are those of the ONNX specification, written without a look at the service's.
 """
@@ -19,7 +19,7 @@ from seqlens.graphs.anatomy import (
     OutputRole,
     RecurrentLayer,
 )
-from seqlens.sequences import Array, Tensors
+from seqlens.sequences import Array, InputSequence, Tensors
 
 VOCABULARY = 30
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
@@ -53,7 +53,7 @@ class Direction:
         b = np.split(self.rb, parts)
         if self.cell == "lstm":
             pi, po, pf = np.split(
-                np.zeros(3 * self.units) if self.peepholes is None else self.peepholes, 3
+                np.zeros(3 * self.units, x.dtype) if self.peepholes is None else self.peepholes, 3
             )
             i = sigmoid(wx[0] + rh[0] + b[0] + pi * c)
             f = sigmoid(wx[2] + rh[2] + b[2] + pf * c)
@@ -69,8 +69,8 @@ class Direction:
     def run(self, x: Array, lengths: Array) -> Array:
         """Hidden states [batch, time, units]; 0 beyond the lengths."""
         batch, time, _ = x.shape
-        h, c = np.zeros((2, batch, self.units))
-        hidden = np.zeros((batch, time, self.units))
+        h, c = np.zeros((2, batch, self.units), x.dtype)
+        hidden = np.zeros((batch, time, self.units), x.dtype)
         for t in reversed(range(time)) if self.reverse else range(time):
             real = (t < lengths)[:, None]
             after, cell = self.step(x[:, t], h, c)
@@ -81,8 +81,9 @@ class Direction:
     def trace(self, x: Array, hidden: Array, lengths: Array) -> RecurrentTrace:
         return RecurrentTrace(
             f"{self.cell}_{self.layer}{'_reverse' if self.reverse else ''}", self.layer, self.cell,
-            self.reverse, x, hidden, tuple(int(n) for n in lengths), self.w, self.r, self.wb,
-            self.rb, np.zeros((len(x), self.units)),
+            self.reverse, x, hidden, tuple(int(n) for n in lengths), *(
+                weights.astype(np.float64) for weights in (self.w, self.r, self.wb, self.rb)
+            ), np.zeros((len(x), self.units)),
             np.zeros((len(x), self.units)) if self.cell == "lstm" else None,
             self.linear_before_reset, self.peepholes,
         )  # fmt: skip
@@ -101,9 +102,14 @@ class NumpyRecurrent:
     batches: list[int] = field(default_factory=list)  # rows of each run
 
     def run(self, inputs: Tensors, look: Look) -> Seen:
-        tokens, lengths = inputs["tokens"], inputs["lengths"]
+        tokens, lengths = inputs[self.anatomy.inputs[0].name], inputs["lengths"]
         self.batches.append(len(tokens))
-        vectors = below = self.embedding[tokens] + (0 if look.delta is None else look.delta)
+        features = tokens.dtype.kind == "f"
+        if features and (look.embedding or look.delta is not None):
+            raise NotInModel("no embedding: features are their own")
+        vectors = below = tokens if features else self.embedding[tokens]
+        if look.delta is not None:
+            vectors = below = vectors + look.delta
         traces = []
         for layer in self.layers:
             hidden = [one.run(below, lengths) for one in layer]
@@ -142,45 +148,66 @@ def recurrent(
     width: int = 6,
     units: int = 5,
     scale: float = 0.6,
+    back: float = 1.0,  # of the recurrent weights, times the scale
+    dtype: type = np.float64,
     seed: int = 0,
     **anatomy: object,
 ) -> NumpyRecurrent:
     """A random net."""
     random = np.random.default_rng(seed)
-    draw = lambda *shape: scale * random.standard_normal(shape)  # noqa: E731
+    draw = lambda *shape: (scale * random.standard_normal(shape)).astype(dtype)  # noqa: E731
     gates, stack, below = GATES[cell], [], width
     for number in range(layers):
         stack.append(tuple(
             Direction(
-                cell, number, reverse, draw(gates * units, below), draw(gates * units, units),
+                cell, number, reverse, draw(gates * units, below),
+                (back * draw(gates * units, units)).astype(dtype),
                 draw(gates * units), draw(gates * units), linear_before_reset,
                 draw(3 * units) if peepholes else None,
             )
             for reverse in directions
         ))  # fmt: skip
         below = units * len(directions)
-    found = replace(_anatomy(cell, stack, width, units, per_step), **anatomy)
+    found = replace(_anatomy(cell, stack, width, per_step, dtype), **anatomy)
     return NumpyRecurrent(found, draw(VOCABULARY, width), stack, draw(4, below), per_step)
 
 
+def features(width: int = 6) -> tuple[InputAnatomy, ...]:
+    """Inputs of a net that reads vectors instead of tokens: for ``recurrent(inputs=...)``."""
+    return (
+        InputAnatomy("vectors", "FP64", (-1, -1, width), InputRole.SEQUENCE, 0, 1),
+        InputAnatomy("lengths", "INT64", (-1,), InputRole.LENGTHS, 0),
+    )
+
+
+def tokens(length: int, seed: int = 0) -> InputSequence:
+    """A random sequence."""
+    drawn = np.random.default_rng(seed).integers(0, VOCABULARY, length)
+    return InputSequence({"tokens": drawn}, length)
+
+
 def _anatomy(
-    cell: Cell, stack: list[tuple[Direction, ...]], width: int, units: int, per_step: bool
+    cell: Cell, stack: list[tuple[Direction, ...]], width: int, per_step: bool, dtype: type
 ) -> ModelAnatomy:
     reverse = [one.reverse for one in stack[0]]
     direction = "bidirectional" if len(reverse) > 1 else "reverse" if reverse[0] else "forward"
     shape = (-1, -1, 4) if per_step else (-1, 4)
     role = OutputRole.PER_STEP if per_step else OutputRole.PER_SEQUENCE
+    precision = f"fp{8 * np.dtype(dtype).itemsize}"
     return ModelAnatomy(
         inputs=(
             InputAnatomy("tokens", "INT64", (-1, -1), InputRole.SEQUENCE, 0, 1, VOCABULARY),
             InputAnatomy("lengths", "INT64", (-1,), InputRole.LENGTHS, 0),
         ),
-        outputs=(OutputAnatomy("logits", "FP64", shape, role, 0, (1,) if per_step else ()),),
+        outputs=(
+            OutputAnatomy("logits", precision.upper(), shape, role, 0, (1,) if per_step else ()),
+        ),
         architecture=Architecture(cell),
         evidence=(),
         sequential_depth="O(n)",
         recurrent_layers=tuple(
-            RecurrentLayer(f"layer{n}", cell, direction, width, units) for n in range(len(stack))
+            RecurrentLayer(f"layer{n}", cell, direction, width, one[0].units)
+            for n, one in enumerate(stack)
         ),
-        precision="fp64",
+        precision=precision,
     )
