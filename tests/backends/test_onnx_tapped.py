@@ -1,0 +1,131 @@
+"""ONNX models opened up: what every opened model keeps, and what only ONNX has."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from tests.backends.tapped_contract import Opened, TappedContract
+from tests.support import onnx_models as models
+
+from seqlens.backends.base import Device, LoadOptions
+from seqlens.backends.onnx_engine import OnnxEngine, load
+from seqlens.backends.tapped import Look
+from seqlens.errors import ModelRejected, NotInModel
+
+
+def engine(model: onnx.ModelProto, folder: Path) -> OnnxEngine:
+    path = folder / "model.onnx"
+    onnx.save(model, path)
+    return load(path, LoadOptions(device=Device("cpu")))
+
+
+@pytest.fixture(scope="module")
+def transformer() -> onnx.ModelProto:
+    torch.manual_seed(0)
+    return models.masked(models.Transformer(), torch.int64)
+
+
+class TestOnnxTapped(TappedContract):
+    @pytest.fixture
+    def opened(self, transformer: onnx.ModelProto, tmp_path: Path) -> Opened:
+        return Opened.of(engine(transformer, tmp_path))
+
+
+@pytest.fixture
+def opened(transformer: onnx.ModelProto, tmp_path: Path) -> Iterator[Opened]:
+    one = Opened.of(engine(transformer, tmp_path))
+    yield one
+    one.tapped.close()
+
+
+def test_the_plain_answer_is_the_same_to_the_last_bit(opened: Opened) -> None:
+    inputs = opened.inputs(2, 9)
+    seen = opened.tapped.run(inputs, Look(opened.sites))
+    np.testing.assert_array_equal(seen.outputs["y"], opened.engine.run(inputs)["y"])
+
+
+def test_a_file_that_changed_is_not_opened(transformer: onnx.ModelProto, tmp_path: Path) -> None:
+    serving = engine(transformer, tmp_path)
+    os.utime(tmp_path / "model.onnx", ns=(1, 1))
+    with pytest.raises(ModelRejected, match="changed since it was loaded"):
+        serving.tapped()
+
+
+def test_a_file_that_is_gone_is_named(transformer: onnx.ModelProto, tmp_path: Path) -> None:
+    serving = engine(transformer, tmp_path)
+    (tmp_path / "model.onnx").unlink()
+    with pytest.raises(ModelRejected, match=r"model\.onnx"):
+        serving.tapped()
+
+
+def test_weights_in_external_data_are_found(transformer: onnx.ModelProto, tmp_path: Path) -> None:
+    path, copied = tmp_path / "model.onnx", onnx.ModelProto()
+    copied.CopyFrom(transformer)  # saving moves the weights out of the model itself
+    onnx.save(
+        copied,
+        path,
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=64,
+        convert_attribute=False,
+    )
+    one = Opened.of(load(path, LoadOptions(device=Device("cpu"))))
+    inputs = one.inputs()
+    seen = one.tapped.run(inputs, Look(one.sites, embedding=True, hidden=True))
+    np.testing.assert_array_equal(seen.outputs["y"], one.engine.run(inputs)["y"])
+    os.utime(tmp_path / "weights.bin", ns=(1, 1))
+    with pytest.raises(ModelRejected, match="changed"):
+        one.engine.tapped()
+
+
+def test_lengths_are_wired_into_the_opened_graph_too(tmp_path: Path) -> None:
+    one = Opened.of(engine(models.recurrent("GRU", bidirectional=True), tmp_path))
+    assert one.engine.anatomy.rewritten
+    inputs = one.inputs(2, 6)
+    inputs["seqlens_lengths"] = np.array([6, 4])
+    seen = one.tapped.run(inputs, Look(recurrences=True, hidden=True))
+    np.testing.assert_array_equal(seen.outputs["y"], one.engine.run(inputs)["y"])
+    assert [trace.lengths for trace in seen.recurrences] == [(6, 4)] * 4
+
+
+def test_features_are_their_own_vectors(tmp_path: Path) -> None:
+    one = Opened.of(engine(models.recurrent("LSTM", ids=False), tmp_path))
+    inputs = one.inputs(2, 5)
+    seen = one.tapped.run(inputs, Look(embedding=True))
+    assert seen.embedding is not None
+    np.testing.assert_array_equal(seen.embedding, inputs["x"])
+    delta = np.ones_like(inputs["x"])
+    moved = one.tapped.run(inputs, Look(delta=delta)).outputs
+    expected = one.engine.run({**inputs, "x": inputs["x"] + delta})
+    np.testing.assert_array_equal(moved["y"], expected["y"])
+
+
+def test_ids_without_a_table_have_no_embedding(tmp_path: Path) -> None:
+    ids = onnx.helper.make_node("Cast", ["x"], ["f"], to=models.FLOAT)
+    out = onnx.helper.make_node("ReduceSum", ["f"], ["y"], axes=[1], keepdims=0)
+    shape = ["b", "t"]
+    model = models.built(
+        [ids, out], {"x": (models.INT64, shape)}, {"y": (models.FLOAT, ["b"])}, opset=12
+    )
+    one = Opened.of(engine(model, tmp_path))
+    with pytest.raises(NotInModel, match="no embedding"):
+        one.tapped.run(one.inputs(), Look(embedding=True))
+    with pytest.raises(NotInModel, match="one vector a position"):
+        one.tapped.run(one.inputs(), Look(hidden=True))
+
+
+def test_more_choices_than_sessions_are_answered_all_the_same(opened: Opened) -> None:
+    inputs, plain = opened.inputs(), opened.engine.run(opened.inputs())
+    looks = [
+        *(Look((site,), embedding=flag) for site in opened.sites for flag in (False, True)),
+        Look(hidden=True),
+        Look(),
+    ]
+    for look in looks * 2:
+        seen = opened.tapped.run(inputs, look)
+        np.testing.assert_array_equal(seen.outputs["y"], plain["y"])
+        assert set(seen.weights) == set(look.sites)
