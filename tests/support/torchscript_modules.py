@@ -182,18 +182,21 @@ def quiet() -> Iterator[None]:
 
 def exported(module: nn.Module, *example: Tensor) -> Any:
     """The module as it comes back from a file: scripted, or traced if there is an example."""
-    buffer = io.BytesIO()
     with quiet():
-        torch.jit.save(made(module, *example), buffer)
-        buffer.seek(0)
-        return torch.jit.load(buffer).eval()
+        return from_file(made(module, *example))
 
 
 def frozen(module: nn.Module) -> Any:
     """The scripted module with its weights turned into constants, as it comes back from a file."""
+    with quiet():
+        return from_file(torch.jit.freeze(made(module)))
+
+
+def from_file(module: Any) -> Any:
+    """A TorchScript module saved and loaded again."""
     buffer = io.BytesIO()
     with quiet():
-        torch.jit.save(torch.jit.freeze(made(module)), buffer)
+        torch.jit.save(module, buffer)
         buffer.seek(0)
         return torch.jit.load(buffer).eval()
 

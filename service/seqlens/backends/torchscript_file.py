@@ -3,6 +3,7 @@
 Only ``torch.jit.load`` reads them: it runs no pickled code, unlike ``torch.load``.
 """
 
+import io
 import threading
 import warnings
 import zipfile
@@ -70,3 +71,15 @@ def _unzipped(path: Path) -> str:
     if start[:1] == b"\x80":
         return f"this is a pickle (an old state_dict?), not TorchScript: {_EXPORT}"
     return f"this is no TorchScript archive (it starts with {start!r}): {_EXPORT}"
+
+
+def private_copy(module: Any, device: str) -> Any:
+    """The same module once more, sharing nothing with it: not even its constants.
+
+    A deep copy would share the weights that freezing has turned into constants of the graph.
+    """
+    buffer = io.BytesIO(module._c.save_to_buffer({}))
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
+        copied = torch.jit.load(buffer, map_location=device)  # type: ignore[no-untyped-call]
+    return copied.eval()

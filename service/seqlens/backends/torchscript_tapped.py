@@ -1,10 +1,15 @@
 """A TorchScript module opened up. It shares the engine's module and leaves it as it is."""
 
+import threading
 from collections.abc import Mapping
 
-from seqlens.backends.tapped import Look, Seen, Tap, Untapped
+import torch
+
+from seqlens.backends.tapped import Look, RecurrentTrace, Seen, Tap, Untapped
+from seqlens.backends.torchscript_gradient import HIDDEN, Differentiable
 from seqlens.backends.torchscript_probe import Findings, FoundWeights, probe, sequence_argument
 from seqlens.backends.torchscript_runner import Runner, as_array
+from seqlens.backends.torchscript_traces import FLOAT_LAYERS, read_traces
 from seqlens.backends.torchscript_tracking import Stage
 from seqlens.backends.torchscript_watch import Wanted, Watch
 from seqlens.errors import BackendFailed, NotInModel
@@ -31,6 +36,8 @@ class TorchScriptTapped:
         self._found: Mapping[str, FoundWeights] = found if steady else {}
         self._taps = tuple(_tap(site, found[site.name]) for site in sites) if steady else ()
         self._untapped = _untapped(self._findings, sites, anatomy)
+        self._copy: Differentiable | None = None
+        self._copying = threading.Lock()
 
     @property
     def anatomy(self) -> ModelAnatomy:
@@ -56,8 +63,9 @@ class TorchScriptTapped:
         return Seen(
             outputs=outputs,
             weights={site: as_array(watch.weights[self._found[site].stage]) for site in look.sites},
-            embedding=None if watch.embedding is None else as_array(watch.embedding),
+            embedding=_computed(watch.embedding, "embedding") if look.embedding else None,
             hidden=self._hidden(watch) if look.hidden else None,
+            recurrences=self._traces(watch) if look.recurrences else (),
         )
 
     def product_error(self, inputs: Tensors, site: str) -> float | None:
@@ -72,11 +80,29 @@ class TorchScriptTapped:
 
     def gradient(self, inputs: Tensors, output: str, weights: Array) -> Array | None:
         """Derivative of ``sum(weights * output)`` by the embedding; see ``TappedModel``."""
-        return None
+        features = self._features()
+        if self._findings.embedding is None and features is None:
+            return None
+        if self._open().keeps_state:
+            return None  # each run would have to work on a copy of the copy
+        look = Look(
+            embedding=self._findings.embedding is not None,
+            hidden=output == HIDDEN,
+        )
+        seen = self.run(inputs, look)
+        return self._differentiable(inputs, features).gradient(inputs, output, weights, seen)
 
     def close(self) -> None:
         """Let go of the module."""
-        self._runner = None
+        self._runner = self._copy = None
+
+    def _differentiable(self, inputs: Tensors, features: str | None) -> Differentiable:
+        with self._copying:
+            if self._copy is None:
+                copied = Differentiable(self._open(), self._findings.embedding, features)
+                copied.mark(inputs)
+                self._copy = copied
+            return self._copy
 
     def _open(self) -> Runner:
         if self._runner is None:
@@ -101,6 +127,7 @@ class TorchScriptTapped:
             delta=look.delta,
             features=features,
             hidden=findings.hidden.place if look.hidden and findings.hidden else None,
+            recurrences=FLOAT_LAYERS if look.recurrences else frozenset(),
         )
 
     def _stage(self, site: str, to_replace: bool = False) -> Stage:
@@ -128,11 +155,20 @@ class TorchScriptTapped:
                 f"other than that of the {len(known)} known ones"
             )
 
+    def _traces(self, watch: Watch) -> tuple[RecurrentTrace, ...]:
+        with torch.inference_mode():
+            return read_traces(watch.layers, watch.orders, self._anatomy.recurrent_layers)
+
     def _hidden(self, watch: Watch) -> Array:
         place = self._findings.hidden
-        if place is None or watch.hidden is None:
-            raise BackendFailed("the model did not compute its hidden vectors on these inputs")
-        return place.arranged(as_array(watch.hidden))
+        assert place is not None  # else the look was refused
+        return place.arranged(_computed(watch.hidden, "hidden vectors"))
+
+
+def _computed(tensor: torch.Tensor | None, what: str) -> Array:
+    if tensor is None:
+        raise BackendFailed(f"the model did not compute its {what} on these inputs")
+    return as_array(tensor)
 
 
 def _sites(findings: Findings, anatomy: ModelAnatomy) -> tuple[AttentionSite, ...]:

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from seqlens.backends.torchscript_calls import Call, key_of, operator_of, tensors_in
+from seqlens.backends.torchscript_calls import Call, OperatorMode, key_of, operator_of, tensors_in
 from seqlens.backends.torchscript_kernels import difference, recomputed
 from seqlens.backends.torchscript_tracking import Nature, Stage, Tracking
 from seqlens.errors import BackendFailed
@@ -43,17 +42,17 @@ class Wanted:
     recurrences: frozenset[str] = frozenset()  # operators whose calls are kept
 
 
-class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Watch(OperatorMode):
     """Looks into one run; made anew for each."""
 
     def __init__(self, wanted: Wanted) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.tracking = Tracking()
         self.weights: dict[Stage, Tensor] = {}
         self.embedding: Tensor | None = None
         self.hidden: Tensor | None = None
         self.product_error: float | None = None
-        self.layers: list[tuple[Call, Any]] = []  # calls of recurrent layers, with what they gave
+        self.layers: list[Call] = []  # of recurrent operators
         self.orders: dict[int, Tensor] = {}  # of packed rows, by the batch sizes' memory
         self._wanted = wanted
         self._counts: Counter[str] = Counter()
@@ -141,7 +140,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _at_layers(self, call: Call, result: Any) -> None:
         if call.name in self._wanted.recurrences:
-            self.layers.append((call, result))
+            self.layers.append(call)
         elif call.name == "aten::index_select":
             self._selected.append((result, call.get("index")))
         elif call.name == "aten::_pack_padded_sequence":
