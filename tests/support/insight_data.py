@@ -7,8 +7,8 @@ import numpy as np
 from seqlens.api.insight.plain_data import InsightData, SiteData
 from seqlens.sequences import Array
 
-KITTEN = ("The kitten chased the ball until it rolled under the old sofa and then it slept because "
-          "it was tired").split()  # fmt: skip
+KITTEN = ["The", "kitten", "chased", "the", "ball", "until", "it", "rolled", "under", "the", "old",
+          "sofa", "and", "then", "it", "slept", "because", "it", "was", "tired"]  # fmt: skip
 
 
 def site_data(layer: int = 0, *, proved: bool = True, **changed: Any) -> SiteData:
@@ -77,9 +77,10 @@ def influence_data(tokens: list[str] = KITTEN, rows: int = 0) -> InsightData:
                      "floors": np.float32(floors)})  # fmt: skip
     distances = np.arange(length)
     value = np.where(distances < 12, 0.4**distances, np.nan)
+    below = np.where(distances < 12, 0, length - distances)
     summary = [{"measure": one["measure"], "distances": distances.tolist(),
                 "mean_share": 0.3 * 0.7**distances, "mean_value": value,
-                "counts": length - distances, "below_floor": np.where(distances < 12, 0, length - distances),
+                "counts": length - distances, "below_floor": below,
                 "sequential_steps": distances} for one in maps]  # fmt: skip
     data: Any = {"model": "antecedent", "version": "1", "architecture": "rnn", "precision": "int8",
                  "sequences": [{"length": length, "tokens": tokens}],

@@ -6,7 +6,7 @@ the command line of what came over gRPC. Keys marked ``NotRequired`` are left ou
 known; a list that would be empty may be left out too.
 """
 
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from seqlens.sequences import Array
 
@@ -96,7 +96,9 @@ class LayerData(TypedDict):
 class AttentionData(TypedDict):
     """Attention maps, in order of execution."""
 
-    layers: list[LayerData]
+    sites: NotRequired[list[SiteData]]  # all that were chosen: a rollout goes through several
+    predicted_bytes: NotRequired[int]  # of all weights
+    layers: list[LayerData]  # a site whose maps came in parts may be here several times
 
 
 class TargetData(TypedDict):
@@ -184,3 +186,4 @@ class InsightData(TypedDict):
     attention: NotRequired[AttentionData]
     influence: NotRequired[InfluenceData]
     gates: NotRequired[GatesData]
+    answers: NotRequired[list[dict[str, Any]]]  # plain outputs, or an error, of each sequence

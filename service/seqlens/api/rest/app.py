@@ -13,7 +13,7 @@ from seqlens.api.control.calls import ControlCall
 from seqlens.api.core import Core
 from seqlens.api.failures import answerable
 from seqlens.api.keys import Keys
-from seqlens.api.rest import open_inference, openapi, sequences
+from seqlens.api.rest import insight, open_inference, openapi, sequences
 from seqlens.api.rest.answers import error_answer, error_body
 from seqlens.api.rest.security import RequireKey
 from seqlens.errors import Draining
@@ -25,7 +25,8 @@ _SHOWN_CHARACTERS = 200
 def build_app(core: Core, control: dict[str, ControlCall], keys: Keys | None = None) -> "App":
     """Everything that is served over REST."""
     described = openapi.routes(with_keys=keys is not None)
-    return App([*open_inference.routes(core, control), *sequences.routes(core), *described], keys)
+    ours = [*sequences.routes(core), *insight.routes(core)]
+    return App([*open_inference.routes(core, control), *ours, *described], keys)
 
 
 class App:

@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Any
 
 from seqlens.api.rest.answers import BINARY, JSON
+from seqlens.api.rest.insight_formats import HTML, NPZ
 from seqlens.api.rest.model_routes import MODEL_PATHS
 from seqlens.api.rest.ndjson import MEDIA_TYPE
 from seqlens.api.rest.openapi_schemas import Schema, reference
@@ -40,8 +41,8 @@ class Operation:
 
 def operations() -> list[Operation]:
     """All of them, in the order in which they are shown."""
-    return [*_sequences(), *_models(), *_inference(), *_repository(), *_settings(), *_memory(),
-            *_server()]  # fmt: skip
+    return [*_sequences(), *_insight(), *_models(), *_inference(), *_repository(), *_settings(),
+            *_memory(), *_server()]  # fmt: skip
 
 
 def json_of(schema: Schema, example: Any = None) -> dict[str, Any]:
@@ -106,6 +107,47 @@ def _process() -> Operation:
         },
         errors=_WORK_ERRORS,
     )
+
+
+def _insight() -> list[Operation]:
+    sequence = {"sequence": [12, 7, 33], "id": "example"}
+    page = {HTML: {"schema": {"type": "string"}}}
+    binary = {NPZ: {"schema": {"type": "string", "format": "binary"}}}
+    lines = {MEDIA_TYPE: {"schema": {"type": "string"}}}
+    errors = (*_WORK_ERRORS, int(HTTPStatus.UNPROCESSABLE_ENTITY))
+    return [
+        Operation(
+            "POST", "/v1/models/{model}/attention", OURS, "Draw attention maps",
+            "Attention weights as the served model computes them, without padding, each site with "
+            "its proof. `format` in the body, or `Accept`, chooses how: JSON, lines that come as "
+            "they are drawn, arrays for numpy, a page that needs nothing else, and by `format` "
+            "alone what BertViz takes.",
+            body=json_of(reference("AttentionBody"), {**sequence, "selection": {"layers": [0]}}),
+            answer={
+                **json_of({"anyOf": [reference("AttentionAnswer"), reference("BertvizAnswer")]}),
+                **lines, **binary, **page,
+            },
+            errors=errors,
+        ),
+        Operation(
+            "POST", "/v1/models/{model}/influence", OURS, "Measure influence",
+            "How much an answer depends on each position, with one meaning for every architecture: "
+            "by occlusion, and by the Jacobian, which is the gradient path. What is below the "
+            "floor is not known.",
+            body=json_of(reference("InfluenceBody"),
+                         {**sequence, "target": {"predicted_class": True}}),
+            answer={**json_of(reference("InfluenceAnswer")), **binary, **page},
+            errors=errors,
+        ),
+        Operation(
+            "POST", "/v1/models/{model}/gates", OURS, "Read gates",
+            "Gates of LSTM and GRU layers at every step: mean and quantiles over the units, and "
+            "all of them where `full` is asked for.",
+            body=json_of(reference("GatesBody"), sequence),
+            answer={**json_of(reference("GatesAnswer")), **lines, **binary, **page},
+            errors=errors,
+        ),
+    ]  # fmt: skip
 
 
 def _models() -> list[Operation]:

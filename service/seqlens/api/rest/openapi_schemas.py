@@ -6,6 +6,13 @@ from typing import Annotated, Any
 import msgspec
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from seqlens.api.rest.insight_bodies import AttentionBody, GatesBody, InfluenceBody
+from seqlens.api.rest.insight_schemas import (
+    AttentionAnswer,
+    BertvizAnswer,
+    GatesAnswer,
+    InfluenceAnswer,
+)
 from seqlens.api.rest.sequences import ProcessRequest
 from seqlens_wire.pb import model_config_pb2
 from seqlens_wire.pb import open_inference_pb2 as oip
@@ -141,7 +148,8 @@ class InferAnswer(msgspec.Struct):
 
 _STRUCTS = (
     Error, ProcessRequest, ProcessAnswer, AnsweredSequence, FailedSequence, ModelList,
-    InferRequest, InferAnswer,
+    InferRequest, InferAnswer, AttentionBody, AttentionAnswer, BertvizAnswer, InfluenceBody,
+    InfluenceAnswer, GatesBody, GatesAnswer,
 )  # fmt: skip
 _MESSAGES = (
     seqlens.DescribeModelResponse,
@@ -173,6 +181,8 @@ def schemas() -> dict[str, Schema]:
     found["ModelMetadataResponse"]["required"].remove("properties")
     found["ModelIndex"]["required"].remove("version")
     _, structs = msgspec.json.schema_components(_STRUCTS, ref_template=TEMPLATE)
+    # As they are read from JSON: in Python a default may be a tuple, which is no list.
+    structs = msgspec.json.decode(msgspec.json.encode(structs))
     return dict(sorted((found | structs).items()))
 
 

@@ -14,38 +14,23 @@ from seqlens.api.core import Core
 from seqlens.api.describe_sequences import describe_model
 from seqlens.api.off_loop import off_loop_if_large
 from seqlens.api.outcomes import Outcome
-from seqlens.api.requests import SequenceRequest, Urgency, deadline_in
+from seqlens.api.requests import Urgency, deadline_in
 from seqlens.api.rest.answers import JSON, bytes_answer, json_answer
+from seqlens.api.rest.asked import AskedSequences, read_asked
 from seqlens.api.rest.body import read_body
 from seqlens.api.rest.json_text import read_json
 from seqlens.api.rest.messages import plain
 from seqlens.api.rest.ndjson import MEDIA_TYPES, answer_lines
 from seqlens.api.rest.sequence_answers import JSON_COST, Json, to_json, write_error, write_outcome
-from seqlens.api.rest.sequence_json import read_sequence, read_sequences
 from seqlens.errors import AnswerTooLarge, InvalidRequest, SeqLensError
 from seqlens.repository.loading import LoadedModel
 from seqlens.repository.states import ModelEntry
 from seqlens.sequences import SequenceAnswer, array_bytes
 
-# The shortest sequences are ten bytes of JSON, and take as long as many more that are copied.
-READ_COST = 64
 
-_SEQUENCE = {
-    "description": "A text for the tokenizer, a nested list for the only input, time first, or "
-    "an object of inputs.",
-    "anyOf": [{"type": "string"}, {"type": "array"}, {"type": "object"}],
-}
-_One = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema=_SEQUENCE)]
-_Many = Annotated[
-    msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "array", "items": _SEQUENCE})
-]
-
-
-class ProcessRequest(msgspec.Struct, forbid_unknown_fields=True):
+class ProcessRequest(AskedSequences, forbid_unknown_fields=True):
     """Sequences of one model, each of its own length: ``sequences``, or a single ``sequence``."""
 
-    sequences: _Many | msgspec.UnsetType = msgspec.UNSET
-    sequence: _One | msgspec.UnsetType = msgspec.UNSET
     outputs: list[str] | None = None
     priority: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] = 0
     timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
@@ -94,9 +79,10 @@ class _Endpoints:
             call.labels = core.models.find(name, "").model.metric_labels
             body = await read_body(request, core.settings.limits)
             asked = await off_loop_if_large(len(body), read_json, _REQUEST, body)
-            read = partial(self._read, asked, READ_COST * len(body))
+            most = core.settings.limits.max_message_sequences
+            read = partial(read_asked, asked, len(body), most)
             batch = await answer_batch(core, call, _batch_request(name, asked), read)
-            if asked.sequence is not msgspec.UNSET:
+            if asked.single:
                 _raise_if_wrong(batch)
             with call.encoding():
                 size = JSON_COST * _answer_bytes(batch)
@@ -105,21 +91,6 @@ class _Endpoints:
                 if len(answer) > most:
                     raise AnswerTooLarge(len(answer), most)
             return bytes_answer(request, answer, headers={"content-type": JSON})
-
-    async def _read(
-        self, asked: ProcessRequest, size: int
-    ) -> Sequence[SequenceRequest | SeqLensError]:
-        many, one = asked.sequences, asked.sequence
-        if isinstance(many, msgspec.Raw) and one is msgspec.UNSET:
-            most = self._core.settings.limits.max_message_sequences
-            return await off_loop_if_large(size, read_sequences, bytes(many), most)
-        if isinstance(one, msgspec.Raw) and many is msgspec.UNSET:
-            return [await off_loop_if_large(size, read_sequence, bytes(one))]
-        raise InvalidRequest(
-            "sequences",
-            got="nothing" if many is msgspec.UNSET else "sequence as well",
-            expected="sequences, a list, or sequence, a single one",
-        )
 
     def _entry(self, entry: ModelEntry) -> Json:
         models = self._core.models
