@@ -80,6 +80,10 @@ build/.ledger-exported: $(VENV)/.ready $(ZOO) $(wildcard models/weights/ledger/*
 demo: build/.exported ## serve the six example models, ask them, print what came back
 	$(BIN)/python examples/demo.py
 
+.PHONY: insight
+insight: build/.exported build/.ledger-exported $(VENV)/.test-ready ## look inside all example models: build/insight/report.html
+	$(BIN)/python examples/insight.py
+
 .PHONY: serve
 serve: build/.exported ## serve the six example models until Ctrl-C
 	exec $(BIN)/seqlens serve --repository $(REPOSITORY) $(SERVE_FLAGS)

@@ -10,11 +10,9 @@ with eager PyTorch, and prints what was measured. Exits 0 only if every answer a
 import argparse
 import json
 import re
-import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from serving import served
 
 from seqlens_client import Client, Result
 from seqlens_zoo.antecedent import KITTEN_SENTENCE, LABELS, AntecedentText, encode, generate
@@ -56,37 +55,6 @@ class Run:
     @property
     def logits(self) -> Logits:
         return np.stack([result.output for result in self.batched])
-
-
-@dataclass(frozen=True)
-class Addresses:
-    rest: str
-    grpc: str
-    metrics: str
-
-
-@contextmanager
-def served(repository: Path) -> Iterator[Addresses]:
-    """`seqlens serve` in a process of its own, ended afterwards."""
-    command = [sys.executable, "-m", "seqlens.cli", "serve", "--repository", str(repository)]
-    ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
-    with (
-        LOG.open("w") as log,
-        subprocess.Popen(
-            [*command, *ports], stdout=subprocess.PIPE, stderr=log, text=True
-        ) as process,
-    ):
-        assert process.stdout is not None
-        print("loading: six models are inspected, proved and measured ...", flush=True)
-        line = process.stdout.readline().strip()
-        if not line.startswith("ready "):
-            sys.exit(f"the server did not start: {LOG.read_text()}")
-        print(line)
-        parts = dict(part.split("=", 1) for part in line.split()[1:])
-        try:
-            yield Addresses(parts["rest"], parts["grpc"], parts["metrics"])
-        finally:
-            process.terminate()
 
 
 def sentences(count: int) -> list[AntecedentText]:
@@ -240,7 +208,8 @@ def metric_lines(exposition: str, *names: str) -> Iterator[str]:
 def ask_all(repository: Path, texts: Sequence[str], console: Console) -> tuple[dict[str, Run], str]:
     """What all six models answer, and the metrics afterwards."""
     columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn())
-    with served(repository) as addresses, Client(addresses.grpc) as client:
+    print("loading: six models are inspected, proved and measured ...", flush=True)
+    with served(repository, LOG) as addresses, Client(addresses.grpc) as client:
         with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
             runs = {
                 f"{name}-{form}": ask(client, addresses.rest, f"{name}-{form}", texts, progress)
