@@ -20,6 +20,7 @@ from seqlens.backends.onnx_traces import read_traces
 from seqlens.backends.tapped import Look, Seen
 from seqlens.errors import BackendFailed, NotInModel
 from seqlens.graphs.anatomy import ModelAnatomy
+from seqlens.graphs.fused_product import open_product
 from seqlens.graphs.hidden_vectors import HiddenPlace, Shapes, find_hidden
 from seqlens.graphs.insertion import Choice, Insides, OpenedGraph
 from seqlens.graphs.taps import read_taps
@@ -77,9 +78,14 @@ class OnnxTapped:
         )
 
     def product_error(self, inputs: Tensors, site: str) -> float | None:
-        """None: the weights of every tap are the model's own tensor."""
-        del inputs, site
-        return None
+        """Weights times values against the kernel's output; see ``TappedModel``."""
+        with self._lock:
+            self._check_open()
+            product = open_product(self._insides.model, site)
+            if product is None:
+                return None
+            session = open_session(product.model, self._path, self._device, self._shared)
+        return product.error(_run(session, inputs))
 
     def gradient(self, inputs: Tensors, output: str, weights: Array) -> Array | None:
         """None: ONNX Runtime has no autograd."""
@@ -107,8 +113,7 @@ class OnnxTapped:
     def _opened(self, choice: Choice) -> _Opened:
         """The session for a choice, built if there is none. Runs do not wait for each other."""
         with self._lock:
-            if self._closed:
-                raise BackendFailed("the model is closed")
+            self._check_open()
             opened = self._sessions.get(choice)
             if opened is None:
                 opened = self._open(choice)
@@ -123,6 +128,10 @@ class OnnxTapped:
         session = open_session(graph.model, self._path, self._device, self._shared)
         graph.model.Clear()  # the session has what it needs of it
         return _Opened(session, graph)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendFailed("the model is closed")
 
     def _required_hidden(self) -> HiddenPlace:
         with self._lock:

@@ -12,10 +12,11 @@ from onnx.helper import make_node
 from onnx.inliner import inline_local_functions
 
 from seqlens.errors import NotInModel
-from seqlens.graphs.anatomy import Tap, Untapped
+from seqlens.graphs.anatomy import AttentionSite, Tap, Untapped
 from seqlens.graphs.attention_sites import FUSED, find_sites
+from seqlens.graphs.fused_taps import FusedPlan, add_weights, plan_fused
 from seqlens.graphs.onnx_flow import Flow, Step, flatten
-from seqlens.graphs.tap_bodies import Surgery, typed
+from seqlens.graphs.tap_bodies import Place, Surgery, typed
 from seqlens.graphs.tap_softmax import SoftmaxPlan, plan_softmax
 from seqlens.graphs.tap_types import declared_types, element_type
 
@@ -52,8 +53,7 @@ def read_taps(model: ModelProto) -> TapReading:
         if isinstance(plan, str):
             untapped.append(Untapped(site, plan))
         else:
-            free = not places[plan.value].body.repeated
-            taps.append(Tap(site, measured=True, replaceable=free, note=plan.note))
+            taps.append(_tap(site, plan, places))
     return TapReading(tuple(taps), tuple(untapped))
 
 
@@ -72,10 +72,15 @@ def tap_model(
     return TappedGraph(tapping.surgery.model, outputs, inputs)
 
 
-def _plan(flow: Flow, step: Step) -> SoftmaxPlan | str:
-    if step.operator in FUSED:
-        return f"the weights do not leave the kernel of {step.full_name}"
-    return plan_softmax(flow, step)
+def _plan(flow: Flow, step: Step) -> SoftmaxPlan | FusedPlan | str:
+    return plan_fused(flow, step) if step.operator in FUSED else plan_softmax(flow, step)
+
+
+def _tap(site: AttentionSite, plan: SoftmaxPlan | FusedPlan, places: dict[str, Place]) -> Tap:
+    if isinstance(plan, FusedPlan):  # a kernel reads no weights, so none can be put in
+        return Tap(site, measured=plan.measured, replaceable=False, note=plan.note)
+    free = not places[plan.value].body.repeated
+    return Tap(site, measured=True, replaceable=free, note=plan.note)
 
 
 def _without_functions(model: ModelProto) -> ModelProto:
@@ -103,8 +108,12 @@ class _Tapping:
     def output(self, site: str) -> str:
         """Make the weights of a site an output of the graph; its name."""
         plan, graph = self._tappable(site), self.surgery.model.graph
-        place, kind = self.surgery.places[plan.value], self._type(plan)
-        name = self._moved.get(plan.value, place.name)
+        if isinstance(plan, FusedPlan):
+            place, kind = self.surgery.places[plan.anchor], self._type(plan.query)
+            name = add_weights(self.surgery, place, plan, kind)
+        else:
+            place, kind = self.surgery.places[plan.value], self._type(plan.value)
+            name = self._moved.get(plan.value, place.name)
         name = self.surgery.lift(place.body, name, kind)
         if all(output.name != name for output in graph.output):
             graph.output.append(typed(name, kind))
@@ -117,13 +126,15 @@ class _Tapping:
         old one, so that readers in any body and outputs of the graph need no change.
         """
         plan = self._tappable(site)
+        if isinstance(plan, FusedPlan):
+            raise NotInModel(f"attention site {site} is one kernel: its weights cannot be replaced")
         place = self.surgery.places[plan.value]
         if place.body.repeated:
             raise NotInModel(
                 f"attention site {site} lies in a loop: its weights cannot be replaced"
             )
         given, computed = self.surgery.fresh("seqlens_weights"), self.surgery.fresh(place.name)
-        self.surgery.model.graph.input.append(typed(given, self._type(plan)))
+        self.surgery.model.graph.input.append(typed(given, self._type(plan.value)))
         for index, name in enumerate(place.node.output):
             if name == place.name:
                 place.node.output[index] = computed
@@ -132,10 +143,10 @@ class _Tapping:
         self._moved[plan.value] = computed
         return given
 
-    def _type(self, plan: SoftmaxPlan) -> int:
-        return element_type(self._flow, self._types, plan.value)
+    def _type(self, value: str) -> int:
+        return element_type(self._flow, self._types, value)
 
-    def _tappable(self, site: str) -> SoftmaxPlan:
+    def _tappable(self, site: str) -> SoftmaxPlan | FusedPlan:
         plan = self._plans.get(site)
         if plan is None:
             raise NotInModel(f"no attention site {site}; there are: {', '.join(self._plans)}")
