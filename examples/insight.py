@@ -13,7 +13,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-from insight_report import distance, facts, gates_open, heads_seen, kitten, latency
+from insight_report import distance, facts, gates_open, heads_seen, kitten, latency, recall
 from insight_report.limits import limits
 from insight_report.page import page
 from insight_report.prepare import prepare
@@ -29,6 +29,7 @@ SECTIONS = (
     heads_seen.SECTION,
     latency.SECTION,
     gates_open.SECTION,
+    recall.SECTION,
 )
 
 

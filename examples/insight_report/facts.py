@@ -66,7 +66,8 @@ def sentences(figures: Figures) -> list[str]:
     told = []
     for name, row in figures["accuracy"].items():
         held = [f for f, share in zip(figures["facts"], row, strict=True) if share >= 0.9]
-        reach = f"answers up to {max(held)} facts" if held else "answers not even one fact"
+        most = max(held, default=0)
+        reach = f"answers up to {most} {'fact' if most == 1 else 'facts'}"
         shares = figures["fact_share"][name]
         looked = listed(
             [f"{percent(s)} of {n}" for s, n in zip(shares, figures["looked_at"], strict=True)]

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from insight_report.section import Figures
 from insight_report.words import percent
 
+VANISHED, DEPENDS = 0.01, 0.1  # shares
+
 
 def limits(figures: Mapping[str, Figures]) -> list[str]:
     """Sentences about claims that are often made, and what was measured of them here."""
     return [
         _lstm_and_distance(figures["distance"]),
-        _gradient_and_dependence(figures["distance"]),
+        _gradient_and_dependence(figures["recall"]),
         _lstm_and_number(figures["facts"]),
         _heads_and_answers(figures["heads"]),
         "All of this was measured on small models with one training each: it shows what these "
@@ -27,16 +29,14 @@ def _lstm_and_distance(distance: Figures) -> str:
     )
 
 
-def _gradient_and_dependence(distance: Figures) -> str:
-    rnn, distances = distance["models"]["trained rnn"], distance["distances"]
-    share, gradient = rnn["occlusion_share"], rnn["jacobian_share"]
-    apart = max(range(len(distances)), key=lambda i: share[i] - gradient[i])
-    holds = share[apart] < 2 * gradient[apart]
+def _gradient_and_dependence(recall: Figures) -> str:
+    gradient, share = recall["shares"]["jacobian"][0], recall["shares"]["occlusion"][0]
+    refuted = gradient < VANISHED and share > DEPENDS
     return (
         f'"A vanished gradient means that the answer ignores the word" '
-        f"{'holds here' if holds else 'does not hold'}: in the trained RNN the noun "
-        f"{distances[apart]} words back has {percent(gradient[apart])} of the gradient, and "
-        f"{percent(share[apart])} of the influence when words are replaced."
+        f"{'does not hold' if refuted else 'is not refuted here'}: at the first of "
+        f"{recall['length']} tokens an RNN has {percent(gradient)} of its gradient and "
+        f"{percent(share)} of its influence, and says it rightly in {percent(recall['accuracy'])}."
     )
 
 
