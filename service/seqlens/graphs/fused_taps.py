@@ -16,7 +16,7 @@ from onnx.helper import make_attribute, make_node
 
 from seqlens.graphs.fused_branch import ProjectedBranch, branch_nodes
 from seqlens.graphs.onnx_flow import Flow, Step
-from seqlens.graphs.tap_bodies import Place, Surgery
+from seqlens.graphs.tap_bodies import Place, Surgery, typed
 
 Way = Literal["output", "twin", "scores", "scores_of_twin", "branch"]
 _WEIGHTS = 3  # place among the outputs of the kernels that have them
@@ -78,8 +78,10 @@ def plan_fused(flow: Flow, step: Step) -> FusedPlan | str:
             return f"{step.full_name}: {branch}"
         return FusedPlan(anchor, step.input(0), "branch", branch)
     attribute, mode = _QK_MODE[step.operator]
-    taken = _has_output(step) and step.attributes.get(attribute, 0) != mode
-    return FusedPlan(anchor, step.input(0), "twin" if taken else "output")
+    given = _has_output(step) and step.attributes.get(attribute, 0) == mode
+    # Asked for its weights, a GroupQueryAttention computes its output in another order.
+    free = step.operator == "Attention" and not _has_output(step)
+    return FusedPlan(anchor, step.input(0), "output" if given or free else "twin")
 
 
 def _plan_multi_head(step: Step, anchor: str) -> FusedPlan | str:
@@ -110,6 +112,8 @@ def add_weights(surgery: Surgery, place: Place, plan: FusedPlan, elem_type: int)
         surgery.insert_after(place.body, place.node, [kernel])
         kernel = next(node for node in place.body.graph.node if node.output == kernel.output)
     given = _last_output(surgery, kernel)
+    # ONNX Runtime infers no type for the optional outputs of its own operators.
+    place.body.graph.value_info.extend(typed(name, elem_type) for name in kernel.output if name)
     if plan.measured:
         return given
     weights = surgery.fresh("seqlens_fused_weights")
