@@ -1,12 +1,9 @@
 """``seqlens infer`` against a server: for people, for pipes, and from file to file."""
 
 import json
-import os
-import pty
 import signal
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,31 +11,12 @@ from pathlib import Path
 import grpc
 import pytest
 import trustme
+from tests.cli.conftest import on_a_terminal
 from tests.clients.conftest import running_fake
 
 from seqlens_zoo.antecedent import KITTEN_SENTENCE
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def on_a_terminal(*arguments: str, stream: str = "stdout") -> tuple[int, str]:
-    """Exit code and output of the command where one of its streams is a terminal."""
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 160))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "seqlens.cli", *arguments],
-        **{stream: theirs},
-        env=os.environ | {"COLUMNS": "160", "NO_COLOR": "1", "TERM": "dumb"},
-    )
-    os.close(theirs)
-    shown = b""
-    try:
-        while chunk := os.read(ours, 4096):
-            shown += chunk
-    except OSError:  # the terminal's way to say that the last writer has left
-        pass
-    os.close(ours)
-    return process.wait(), shown.decode()
 
 
 def test_people_get_a_table(target: str) -> None:

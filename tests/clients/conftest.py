@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,12 @@ from seqlens_client import (
     AsyncClient,
     Client,
     FileSummary,
+    Gates,
+    Influence,
     ModelDescription,
     ModelStatistics,
     ModelStatus,
+    SiteMap,
 )
 from seqlens_wire.errors import ErrorDetails, to_metadata
 from seqlens_wire.pb import open_inference_pb2 as oip
@@ -132,6 +135,21 @@ class FakeModels:
         response.limits.max_length = 512
         response.labels.extend(["no", "yes"])
         return response
+
+    def ExtractAttention(  # noqa: N802
+        self, request: pb.ExtractAttentionRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.ExtractAttentionResponse]:
+        """Three sites that look at the only position there is."""
+        self._check_model(request.model_name, context)
+        context.add_callback(self._note_end(context))
+        header = pb.AttentionHeader(model_version=VERSION, sequences=[pb.InsideSequence(length=1)])
+        yield pb.ExtractAttentionResponse(header=header)
+        one = pb.AttentionMap(queries=1, keys=1, datatype="UINT8", weights=b"\xff")
+        for layer in range(3):
+            site = pb.AttentionSite(name=f"site {layer}", layer=layer)
+            yield pb.ExtractAttentionResponse(layer=pb.AttentionLayer(site=site, maps=[one]))
+        if request.model_name == "forgetful-for-ever":
+            self._wait_until_cancelled(context)
 
     def _note_end(self, context: grpc.ServicerContext) -> Any:
         def note() -> None:
@@ -296,6 +314,26 @@ class SyncFace:
 
         return await asyncio.to_thread(first)
 
+    async def attention(self, *arguments: Any, **options: Any) -> Any:
+        return await asyncio.to_thread(self.client.attention, *arguments, **options)
+
+    async def stream_attention(self, *arguments: Any, **options: Any) -> list[SiteMap]:
+        stream = self.client.stream_attention
+        return await asyncio.to_thread(lambda: list(stream(*arguments, **options)))
+
+    async def influence(self, *arguments: Any, **options: Any) -> Influence:
+        return await asyncio.to_thread(self.client.influence, *arguments, **options)
+
+    async def gates(self, *arguments: Any, **options: Any) -> Gates:
+        return await asyncio.to_thread(self.client.gates, *arguments, **options)
+
+    async def first_site_map(self, *arguments: Any, **options: Any) -> SiteMap:
+        def first() -> SiteMap:
+            with closing(self.client.stream_attention(*arguments, **options)) as maps:
+                return next(maps)
+
+        return await asyncio.to_thread(first)
+
     async def models(self) -> list[ModelStatus]:
         return await asyncio.to_thread(self.client.models)
 
@@ -332,6 +370,13 @@ class AsyncFace(AsyncClient):
         result = await anext(stream)
         await stream.aclose()
         return result
+
+    async def stream_attention(self, *arguments: Any, **options: Any) -> list[SiteMap]:
+        return [each async for each in super().stream_attention(*arguments, **options)]
+
+    async def first_site_map(self, *arguments: Any, **options: Any) -> SiteMap:
+        async with aclosing(super().stream_attention(*arguments, **options)) as maps:
+            return await anext(maps)
 
 
 Face = SyncFace | AsyncFace

@@ -24,6 +24,16 @@ def calls(client: Client) -> None:
     reveal_type(client.stream("m", ["a"], keep_order=False))  # Iterator[tuple[int, Result]]
     reveal_type(client.stream("m", ["a"], return_errors=True))  # Iterator[Result | SeqLensError]
     reveal_type(client.process_file("m", "x.jsonl", labels=True))  # FileSummary
+    reveal_type(client.attention("m", "a text"))  # AttentionMap
+    reveal_type(client.attention("m", ["a", "b"], last_query=True))  # list[AttentionMap]
+    found = client.attention("m", ["a"], return_errors=True)
+    reveal_type(found)  # list[AttentionMap | SeqLensError]
+    some = client.attention("m", [1], queries=slice(2, None), dtype="uint8")
+    reveal_type(some.layer(0))  # SiteMap
+    reveal_type(client.attention("m", [1]).look("it", layer=-1))  # list[tuple[str, float]]
+    reveal_type(client.stream_attention("m", ["a", "b"], layers=[-1]))  # Iterator[SiteMap]
+    reveal_type(client.influence("m", "a", measures=["jacobian"], target=3))  # Influence
+    reveal_type(client.gates("m", ["a"], full=True).layer(0).gate("forget"))  # GateReading
     reveal_type(client.models())  # list[ModelStatus]
     reveal_type(client.describe("m").limits)  # Limits | None
     reveal_type(client.statistics())  # list[ModelStatistics]
@@ -42,6 +52,10 @@ async def awaited(client: AsyncClient, source: AsyncIterator[str]) -> None:
     reveal_type(await client.infer("m", ["a"], return_errors=True))  # list[Result | SeqLensError]
     reveal_type([result async for result in client.stream("m", source)])  # list[Result]
     reveal_type(await client.process_file("m", "x.jsonl"))  # FileSummary
+    reveal_type(await client.attention("m", ["a"]))  # list[AttentionMap]
+    reveal_type([each async for each in client.stream_attention("m", "a")])  # list[SiteMap]
+    reveal_type(await client.influence("m", ["a"], by_distance=True))  # Influence
+    reveal_type(await client.gates("m", "a"))  # Gates
     reveal_type(await client.statistics("m"))  # list[ModelStatistics]
     await client.load("m", timeout=120)
 
@@ -59,6 +73,8 @@ client = Client("h:1", tokn="t")
 client.infer("m", 3)
 client.infer("m", [1], priorty=1)
 client.process_file("m", "x.jsonl", file_format="xml")
+client.attention("m", [1], dtype="float64")
+client.influence("m", [1], measures=["guess"])
 """
 
 
@@ -81,7 +97,7 @@ def test_the_public_surface_has_the_types_that_it_promises(tmp_path: Path) -> No
     errors = [line.split("error: ")[1] for line in lines if "error: " in line]
     first_wrong = len(SNIPPET.splitlines()) + 1
     wrong = {int(line.split(":")[1]) - first_wrong for line in lines if "error: " in line}
-    assert wrong == {2, 3, 4, 5}, errors
+    assert wrong == {2, 3, 4, 5, 6, 7}, errors
 
 
 def split_names(text: str) -> list[str]:

@@ -2,16 +2,17 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from io import TextIOWrapper
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated
 
 from cyclopts import App, Parameter
 from cyclopts.config import Env, Yaml
 
 from seqlens import __version__
-from seqlens.cli.asking import Connection, FileFormat, FileQuestion, Question
+from seqlens.cli.asking import LOCAL_SERVER, Connection, FileFormat, FileQuestion, Question
+from seqlens.cli.insight_commands import attention, gates, influence
+from seqlens.cli.standard_input import lines
 from seqlens.errors import SeqLensError
 from seqlens.settings import InvalidSetting, ServerSettings
 
@@ -97,12 +98,7 @@ def infer(
     version: str = "",
     timeout: float | None = None,
     priority: int = 0,
-    target: str = "127.0.0.1:8001",
-    tls: Annotated[bool, Parameter(negative=())] = False,
-    ca: Path | None = None,
-    certificate: Path | None = None,
-    private_key: Path | None = None,
-    token: str | None = None,
+    connection: Annotated[Connection, Parameter(name="*")] = LOCAL_SERVER,
 ) -> int:
     """Ask a running server for answers to texts, or to all rows of a file.
 
@@ -138,27 +134,14 @@ def infer(
         Seconds for each sequence; 30 by default.
     priority
         1 goes first, larger numbers later, 0 is the server's default.
-    target
-        Address of the server, HOST:PORT.
-    tls
-        Speak TLS, and trust the authorities that gRPC brings along.
-    ca
-        File of the authorities to trust instead; speaks TLS.
-    certificate
-        File of the client's own certificate, for servers that ask for one.
-    private_key
-        File of its key.
-    token
-        Token that the server asks for; better given as SEQLENS_TOKEN, which others cannot see.
     """
     from seqlens.cli.inference import process_file, show_answers
 
-    connection = Connection(target, tls, ca, certificate, private_key, token)
     question = Question(model, version, timeout, priority, labels, json)
     if source is None and (output or restart):
         raise InvalidSetting("--output and --restart: got no --input, expected a file of sequences")
     if source is None:
-        return show_answers(connection, question, texts or _lines(sys.stdin))
+        return show_answers(connection, question, texts or lines(sys.stdin))
     if texts:
         raise InvalidSetting("--input: got texts beside it, expected one of them")
     columns = (input_column, output_column)
@@ -166,11 +149,8 @@ def infer(
     return process_file(connection, question, files)
 
 
-def _lines(file: TextIO) -> Iterator[str]:
-    """Lines as they come. Bytes that are no text are refused later, as part of their line."""
-    if isinstance(file, TextIOWrapper):
-        file.reconfigure(errors="surrogateescape")
-    return (line.rstrip("\n") for line in file)
+for _look in (attention, influence, gates):
+    app.command(_look)
 
 
 @app.meta.default

@@ -3,16 +3,15 @@
 import json
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from seqlens.cli.asking import Connection, FileQuestion, Question
-from seqlens_client import Client, Result, SeqLensError, Unavailable, tls, to_row
-
-INTERRUPTED = 130  # what a shell has for a command that Ctrl-C ended
+from seqlens.cli.connecting import run_with_client
+from seqlens_client import Client, Result, SeqLensError, to_row
 
 Answered = Iterator[tuple[str, Result | SeqLensError]]
 
@@ -31,7 +30,7 @@ def show_answers(connection: Connection, question: Question, texts: Iterable[str
             return _print_table(question.model, answers, labels)
         return _print_lines(answers, labels if question.labels else ())
 
-    return _run(connection, show)
+    return run_with_client(connection, show)
 
 
 def process_file(connection: Connection, question: Question, files: FileQuestion) -> int:
@@ -58,32 +57,9 @@ def process_file(connection: Connection, question: Question, files: FileQuestion
         )
         return int(summary.errors > 0)
 
-    return _run(connection, process, if_stopped="; the same command goes on where this one stopped")
-
-
-def _run(connection: Connection, work: Callable[[Client], int], if_stopped: str = "") -> int:
-    """The code with which the command ends. What goes wrong is told in one line."""
-    try:
-        with _connect(connection) as client:
-            return work(client)
-    except BrokenPipeError:
-        raise
-    except KeyboardInterrupt:
-        print(f"seqlens: interrupted{if_stopped}", file=sys.stderr)
-        return INTERRUPTED
-    except Unavailable as error:
-        print(f"seqlens: {error}{if_stopped}", file=sys.stderr)
-        return 1
-    except (SeqLensError, OSError, ValueError, ImportError) as error:
-        print(f"seqlens: {error}", file=sys.stderr)
-        return 1
-
-
-def _connect(connection: Connection) -> Client:
-    parts = (connection.ca, connection.certificate, connection.private_key)
-    wants_tls = connection.tls or any(parts)
-    credentials = tls(*parts) if wants_tls else None
-    return Client(connection.target, credentials=credentials, token=connection.token)
+    return run_with_client(
+        connection, process, if_stopped="; the same command goes on where this one stopped"
+    )
 
 
 def _ask(client: Client, question: Question, texts: Iterable[str]) -> Answered:
