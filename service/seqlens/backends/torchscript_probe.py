@@ -3,7 +3,7 @@
 Two runs of different sizes are recorded whole. A place counts only if both show it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,8 @@ from seqlens.backends.torchscript_calls import Call, tensors_in
 from seqlens.backends.torchscript_hidden import HiddenPlace, find_hidden
 from seqlens.backends.torchscript_recording import Record, Recorder, record
 from seqlens.backends.torchscript_runner import Runner
-from seqlens.backends.torchscript_tracking import Stage
+from seqlens.backends.torchscript_traces import FLOAT_LAYERS
+from seqlens.backends.torchscript_tracking import Candidate, Stage
 from seqlens.backends.torchscript_watch import Place
 from seqlens.errors import BackendFailed, ModelRejected
 from seqlens.graphs.anatomy import ModelAnatomy
@@ -37,24 +38,50 @@ class Findings:
     """What two runs have shown."""
 
     weights: tuple[FoundWeights, ...]  # in order of execution
-    steady: bool  # the same weights were computed at both lengths
+    pattern: tuple[int | None, ...]  # of each softmax: the stage in which it weighed something
+    looped: bool  # the pattern is repeated as often as a loop of the model runs
     embedding: Place | None
     hidden: HiddenPlace | None
+    recurrent: bool  # there are recurrent operators that can be followed
 
 
 def probe(runner: Runner, anatomy: ModelAnatomy) -> Findings:
     """Find it all. Raises ``ModelRejected`` if the module does not run under watch."""
     first, second = _recorded(runner, anatomy)
-    weights = tuple(
-        FoundWeights(Stage(number, one.used or 0), one.operator, one.fused)
-        for number, one in second.used
-    )
+    pattern, looped = _pattern(first.tracking.candidates, second.tracking.candidates)
     return Findings(
-        weights,
-        first.used == second.used,
-        _embedding(runner, anatomy, first, second),
-        find_hidden(runner, anatomy, first, second),
+        weights=tuple(
+            FoundWeights(Stage(number, one.used), one.operator, one.fused)
+            for number, one in enumerate(pattern)
+            if one.used is not None
+        ),
+        pattern=tuple(one.used for one in pattern),
+        looped=looped,
+        embedding=_embedding(runner, anatomy, first, second),
+        hidden=find_hidden(runner, anatomy, first, second),
+        recurrent=any(seen.call.name in FLOAT_LAYERS for seen in second.records),
     )
+
+
+def _pattern(
+    first: Sequence[Candidate], second: Sequence[Candidate]
+) -> tuple[Sequence[Candidate], bool]:
+    """What both runs computed, in a loop where one of them did so more often.
+
+    Empty where they have no order in common, so that nothing can be told apart.
+    """
+    if first == second:
+        return second, False
+    for period in range(1, len(first) + 1):
+        part = first[:period]
+        if all(_repeats(part, each) for each in (first, second)):
+            return part, True
+    return (), False
+
+
+def _repeats(part: Sequence[Candidate], whole: Sequence[Candidate]) -> bool:
+    times, rest = divmod(len(whole), len(part))
+    return not rest and [*part] * times == [*whole]
 
 
 def _recorded(runner: Runner, anatomy: ModelAnatomy) -> tuple[Recorder, Recorder]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from seqlens.backends.torchscript_calls import Call, tensors_in
 from seqlens.backends.torchscript_runner import Runner, leaves
-from seqlens.backends.torchscript_tracking import Candidate, Nature
+from seqlens.backends.torchscript_tracking import Nature
 from seqlens.backends.torchscript_watch import Place, Wanted, Watch
 from seqlens.graphs.anatomy import ModelAnatomy
 from seqlens.graphs.trial import trial_inputs
@@ -48,12 +48,6 @@ class Recorder(Watch):
     def by_place(self) -> dict[Place, Record]:
         """The calls by their places."""
         return {record.place: record for record in self.records}
-
-    @property
-    def used(self) -> tuple[tuple[int, Candidate], ...]:
-        """Candidates that have proved to be attention weights, with their numbers."""
-        found = enumerate(self.tracking.candidates)
-        return tuple((number, one) for number, one in found if one.used is not None)
 
 
 def record(runner: Runner, anatomy: ModelAnatomy, rows: int, length: int) -> Recorder:

@@ -17,6 +17,7 @@ from seqlens.graphs.anatomy import AttentionSite, ModelAnatomy
 from seqlens.sequences import Array, Tensors
 
 _RECOMPUTED = "recomputed from what the fused kernel reads"
+_LOOPED = "steps of the loop are the first axis"
 
 
 class TorchScriptTapped:
@@ -31,11 +32,11 @@ class TorchScriptTapped:
         self._anatomy = anatomy
         self._findings = probe(runner, anatomy)
         sites = _sites(self._findings, anatomy)
-        steady = self._findings.steady
-        found = dict(zip((s.name for s in sites), self._findings.weights, strict=True))
-        self._found: Mapping[str, FoundWeights] = found if steady else {}
-        self._taps = tuple(_tap(site, found[site.name]) for site in sites) if steady else ()
-        self._untapped = _untapped(self._findings, sites, anatomy)
+        found = zip((site.name for site in sites), self._findings.weights, strict=True)
+        self._found: Mapping[str, FoundWeights] = dict(found)
+        looped = self._findings.looped
+        self._taps = tuple(_tap(site, self._found[site.name], looped) for site in sites)
+        self._untapped = () if sites else _untapped(anatomy)
         self._copy: Differentiable | None = None
         self._copying = threading.Lock()
 
@@ -62,7 +63,7 @@ class TorchScriptTapped:
             self._check(watch)
         return Seen(
             outputs=outputs,
-            weights={site: as_array(watch.weights[self._found[site].stage]) for site in look.sites},
+            weights={site: self._weights(watch, site) for site in look.sites},
             embedding=_computed(watch.embedding, "embedding") if look.embedding else None,
             hidden=self._hidden(watch) if look.hidden else None,
             recurrences=self._traces(watch) if look.recurrences else (),
@@ -73,7 +74,7 @@ class TorchScriptTapped:
         found = self._stage(site)
         if not self._found[site].fused:
             return None
-        watch = Watch(Wanted(checked=found))
+        watch = Watch(Wanted(checked=found, period=self._period))
         self._open().run(inputs, watch)
         self._check(watch)
         return watch.product_error
@@ -85,10 +86,7 @@ class TorchScriptTapped:
             return None
         if self._open().keeps_state:
             return None  # each run would have to work on a copy of the copy
-        look = Look(
-            embedding=self._findings.embedding is not None,
-            hidden=output == HIDDEN,
-        )
+        look = Look(embedding=True, hidden=output == HIDDEN)
         seen = self.run(inputs, look)
         return self._differentiable(inputs, features).gradient(inputs, output, weights, seen)
 
@@ -110,22 +108,21 @@ class TorchScriptTapped:
         return self._runner
 
     def _wanted(self, look: Look) -> Wanted:
-        findings = self._findings
-        if look.hidden and findings.hidden is None:
-            raise NotInModel("this model has no hidden vectors for its positions")
-        features = self._features()
-        if look.embedding and findings.embedding is None:
-            what = "its features are their own" if features else "no table is indexed by its ids"
-            raise NotInModel(f"this model has no embedding: {what}")
-        if look.delta is not None and findings.embedding is None and features is None:
+        findings, features = self._findings, self._features()
+        moved = look.embedding or look.delta is not None
+        if moved and findings.embedding is None and features is None:
             raise NotInModel("this model has no embedding: no table is indexed by its ids")
-        place = findings.embedding if look.embedding or look.delta is not None else None
+        if look.hidden and findings.hidden is None:
+            raise NotInModel("this model has no hidden tensor with one vector a position")
+        if look.recurrences and not findings.recurrent:
+            raise NotInModel("this model has no RNN, LSTM or GRU layer that can be followed")
         return Wanted(
             weights=frozenset(self._stage(site) for site in look.sites),
+            period=self._period,
             replaced={self._stage(site, True): array for site, array in look.replaced.items()},
-            embedding=place,
+            embedding=findings.embedding if moved else None,
             delta=look.delta,
-            features=features,
+            features=features if moved else None,
             hidden=findings.hidden.place if look.hidden and findings.hidden else None,
             recurrences=FLOAT_LAYERS if look.recurrences else frozenset(),
         )
@@ -134,8 +131,9 @@ class TorchScriptTapped:
         found = self._found.get(site)
         if found is None:
             raise NotInModel(f"this model has no attention site {site!r} that can be tapped")
-        if to_replace and found.fused:
-            raise NotInModel(f"the weights of {site!r} are inside of a fused kernel")
+        if to_replace and (found.fused or self._findings.looped):
+            where = "a fused kernel" if found.fused else "a loop"
+            raise NotInModel(f"weights of {site!r} cannot be replaced: they are made in {where}")
         return found.stage
 
     def _features(self) -> str | None:
@@ -144,16 +142,25 @@ class TorchScriptTapped:
         is_float = bool(sequences) and sequences[0].datatype.startswith(("FP", "BF"))
         return sequence_argument(self._open(), self._anatomy) if is_float else None
 
+    @property
+    def _period(self) -> int | None:
+        return len(self._findings.pattern) if self._findings.looped else None
+
     def _check(self, watch: Watch) -> None:
         """Refuse what the opened model has not shown before, lest a map gets a wrong name."""
-        found = enumerate(watch.tracking.candidates)
-        seen = [Stage(number, one.used) for number, one in found if one.used is not None]
-        known = [one.stage for one in self._found.values()]
-        if seen != known:
+        seen = [one.used for one in watch.tracking.candidates]
+        known = [*self._findings.pattern]
+        times = len(seen) // len(known) if self._findings.looped else 1
+        if seen != known * times:
             raise BackendFailed(
-                f"the model computed {len(seen)} attention weights on these inputs, in an order "
-                f"other than that of the {len(known)} known ones"
+                "the model computed other attention weights on these inputs than on those with "
+                "which it was opened, so that they cannot be told apart"
             )
+
+    def _weights(self, watch: Watch, site: str) -> Array:
+        """Weights of a site; those of a loop have its steps as a first axis."""
+        found = watch.weights[self._found[site].stage]
+        return as_array(torch.stack(found) if self._findings.looped else found[0])
 
     def _traces(self, watch: Watch) -> tuple[RecurrentTrace, ...]:
         with torch.inference_mode():
@@ -181,17 +188,12 @@ def _sites(findings: Findings, anatomy: ModelAnatomy) -> tuple[AttentionSite, ..
     )
 
 
-def _tap(site: AttentionSite, found: FoundWeights) -> Tap:
-    return Tap(site, not found.fused, not found.fused, _RECOMPUTED if found.fused else "")
+def _tap(site: AttentionSite, found: FoundWeights, looped: bool) -> Tap:
+    notes = [_RECOMPUTED] * found.fused + [_LOOPED] * looped
+    return Tap(site, not found.fused, not (found.fused or looped), "; ".join(notes))
 
 
-def _untapped(
-    findings: Findings, sites: tuple[AttentionSite, ...], anatomy: ModelAnatomy
-) -> tuple[Untapped, ...]:
-    if not findings.weights:
-        reason = "a run showed no softmax or attention kernel that weighs values of the input"
-        return tuple(Untapped(site, reason) for site in anatomy.attention_sites)
-    if not findings.steady:
-        reason = "the model computes another number of weights at another length"
-        return tuple(Untapped(site, reason) for site in sites)
-    return ()
+def _untapped(anatomy: ModelAnatomy) -> tuple[Untapped, ...]:
+    """The sites that the graph tells of, when runs have shown none or no order in them."""
+    reason = "two runs did not show the same softmaxes or attention kernels in the same order"
+    return tuple(Untapped(site, reason) for site in anatomy.attention_sites)

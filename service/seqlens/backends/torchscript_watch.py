@@ -4,7 +4,7 @@ It works on the calling thread alone and keeps nothing in the module. Under infe
 shown whole operators (a softmax, an LSTM) just as TorchScript calls them.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,11 +33,12 @@ class Wanted:
     """What to look at and what to change in one run."""
 
     weights: frozenset[Stage] = frozenset()
+    period: int | None = None  # candidates so far apart are one and the same, in a loop
     replaced: Mapping[Stage, Array] = field(default_factory=dict)
     checked: Stage | None = None  # a fused kernel whose output is to be compared
     embedding: Place | None = None
-    delta: Array | None = None  # added to the embedding, or to ``features``
-    features: str | None = None  # argument that is its own embedding
+    features: str | None = None  # an argument that is its own embedding
+    delta: Array | None = None  # added to the embedding
     hidden: Place | None = None
     recurrences: frozenset[str] = frozenset()  # operators whose calls are kept
 
@@ -48,7 +49,7 @@ class Watch(OperatorMode):
     def __init__(self, wanted: Wanted) -> None:
         super().__init__()
         self.tracking = Tracking()
-        self.weights: dict[Stage, Tensor] = {}
+        self.weights: dict[Stage, list[Tensor]] = defaultdict(list)  # of each step of a loop
         self.embedding: Tensor | None = None
         self.hidden: Tensor | None = None
         self.product_error: float | None = None
@@ -56,15 +57,15 @@ class Watch(OperatorMode):
         self.orders: dict[int, Tensor] = {}  # of packed rows, by the batch sizes' memory
         self._wanted = wanted
         self._counts: Counter[str] = Counter()
+        self._reached: set[Stage] = set()
         self._selected: list[tuple[Tensor, Tensor]] = []
         self._keys: tuple[Any, Any] | None = None
 
     @contextmanager
     def over(self, arguments: dict[str, Any]) -> Iterator[None]:
         """Watch what is called inside of it; see ``torchscript_runner.Watch``."""
-        features, delta = self._wanted.features, self._wanted.delta
-        if features is not None and delta is not None:
-            arguments[features] = arguments[features] + self._like(delta, arguments[features])
+        if (features := self._wanted.features) is not None:
+            arguments[features] = self._at_embedding(arguments[features])
         self.tracking.begin(tensors_in(arguments))
         dispatch = torch._C
         self._keys = (
@@ -117,21 +118,29 @@ class Watch(OperatorMode):
 
     def _at_weights(self, call: Call, stage: Stage, result: Any) -> Any:
         fused = self.tracking.candidates[stage.candidate].fused
-        first = stage not in self.weights  # later ones are views of it
+        if stage in self._reached:
+            return result  # a view of what was met before
+        self._reached.add(stage)
+        if self._wanted.period is not None:
+            stage = Stage(stage.candidate % self._wanted.period, stage.number)
         if fused and (stage in self._wanted.weights or stage == self._wanted.checked):
-            again = recomputed(call)
-            self.weights[stage] = again.weights
-            if stage == self._wanted.checked:
-                self.product_error = difference(next(tensors_in(result)), again.product)
-        elif stage in self._wanted.replaced and first:
+            self._at_kernel(call, stage, result)
+        elif stage in self._wanted.replaced:
             if fused:
                 raise BackendFailed("weights of a fused kernel cannot be replaced")
             given = self._like(self._wanted.replaced[stage], result)
             result = result.copy_(given) if call.operator.writes else given
-            self.weights[stage] = result
-        elif stage in self._wanted.weights and first:
-            self.weights[stage] = result
+            self.weights[stage].append(result)
+        elif stage in self._wanted.weights:
+            self.weights[stage].append(result)
         return result
+
+    def _at_kernel(self, call: Call, stage: Stage, result: Any) -> None:
+        again = recomputed(call)
+        self.weights[stage].append(again.weights)
+        if stage == self._wanted.checked:
+            error = difference(next(tensors_in(result)), again.product)
+            self.product_error = max(error, self.product_error or 0.0)
 
     def _at_embedding(self, result: Tensor) -> Tensor:
         self.embedding = result
@@ -151,9 +160,8 @@ class Watch(OperatorMode):
     def _keep_captured(self, call: Call) -> None:
         """Copy what was captured before an operator writes over it."""
         keys = {key_of(tensor) for tensor in call.tensors}
-        for stage, weights in self.weights.items():
-            if key_of(weights) in keys:
-                self.weights[stage] = weights.clone()
+        for kept in self.weights.values():
+            kept[:] = [each.clone() if key_of(each) in keys else each for each in kept]
         if self.embedding is not None and key_of(self.embedding) in keys:
             self.embedding = self.embedding.clone()
         if self.hidden is not None and key_of(self.hidden) in keys:
