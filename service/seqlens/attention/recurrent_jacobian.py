@@ -15,7 +15,8 @@ from seqlens.sequences import Array
 
 _SAME = 1e-6  # relative: copies of a tensor, perhaps through another datatype
 _TARGETS = 64  # elements of rows that walk back together
-_OPERATIONS_PER_SECOND = 2e9  # float64 in small matrices, on one thread
+_OPERATIONS_PER_SECOND = 1e10  # float64 on one thread
+_STEP_SECONDS = 1e-4  # of one step of one layer in numpy, however small
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,9 @@ class Stack:
 
     def seconds(self, length: int, targets: int) -> float:
         """What ``measure_stack`` takes for so many elements of rows, about."""
-        return self.operations * length * targets / _OPERATIONS_PER_SECOND
+        steps = sum(len(layer) for layer in self.layers) * length * -(-targets // _TARGETS)
+        computed = self.operations * length * targets / _OPERATIONS_PER_SECOND
+        return computed + steps * _STEP_SECONDS
 
 
 def find_stack(
