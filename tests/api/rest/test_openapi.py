@@ -1,6 +1,5 @@
 """The document of REST: complete, valid, kept to by a real server, and shown by a real browser."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openapi_spec_validator import validate
-from playwright.sync_api import sync_playwright
 from schemathesis import Case, GenerationMode, SerializationContext
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -20,6 +18,7 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 from tests.conftest import RunningServer, StartServer
+from tests.support.browsers import chromium
 from tests.support.http_wire import ask, head
 
 from seqlens.api.control.calls import control_calls
@@ -40,9 +39,6 @@ CHECKS = [
     unsupported_method,
 ]
 MODEL = "lstm-onnx"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-BROWSER_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
-                   "--disable-component-update", "--disable-sync", "--no-first-run"]  # fmt: skip
 
 
 def test_the_document_is_valid() -> None:
@@ -115,15 +111,8 @@ def test_the_server_keeps_to_the_document(
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium of this machine, or the one that playwright has installed."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    with sync_playwright() as playwright:
-        path = found or playwright.chromium.executable_path
-        if not Path(path).exists():
-            pytest.skip(f"no browser: {', '.join(BROWSERS)} on PATH, or `playwright install`")
-        browser = playwright.chromium.launch(executable_path=path, args=BROWSER_OPTIONS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 def test_the_page_shows_the_operations_and_asks_nobody_else(

@@ -27,9 +27,8 @@ function attentionView(sequence) {
     make("div", { class: "panel" },
       make("div", { class: "controls" },
         labelled("Layer", select(options, state.layer, (value) => { state.layer = Number(value); redraw(); })),
-        labelled("Colours reach from 0 to", choices("Colours reach from 0 to",
-          [["largest", "the head's largest weight"], ["one", "1"]], state.colours,
-          (value) => { state.colours = value; redraw(); }))),
+        choices("Colours reach from 0 to", [["largest", "the head's largest weight"], ["one", "1"]], state.colours,
+          (value) => { state.colours = value; redraw(); })),
       about, tiles),
     detail);
 }
@@ -43,7 +42,7 @@ function viewOf({ site, map }, sequence) {
   const weights = headsOf(map);
   const names = map.heads.length ? map.heads.map((head) => `Head ${head}`) : ["All heads in one"];
   const heads = weights.map((values, i) => ({ name: names[i], values, figures: figuresOf(map.measures, i) }));
-  if (heads.length > 1 && !map.key_positions) heads.unshift({ name: "Mean of these", values: meanOf(weights), figures: [] });
+  if (heads.length > 1 && !map.key_positions) heads.unshift({ name: "Mean", mean: true, values: meanOf(weights), figures: [] });
   for (const head of heads) head.largest = head.values.reduce((most, value) => (value > most ? value : most), 0);
   return { site, map, sequence, queries, keys, heads,
     queryName: (row) => (asksByToken(site, queries, keys) ? tokenAt(sequence, queries[row]) : `#${queries[row]}`),
@@ -104,17 +103,20 @@ function headDetail(view) {
     picture.show(place);
     text.update();
   };
-  const pin = (at) => { [state.row, state.column] = [at.row, at.column]; show(null); };
+  const reveal = () => { picture.reveal(); text.reveal(); };
+  const pin = (at) => { [state.row, state.column] = [at.row, at.column]; show(null); reveal(); };
   const picture = matrix(
     { rows: queries.map((_, i) => view.queryName(i)), columns: keys.map((_, i) => view.keyName(i)),
       partAt: (row, column) => weight(row, column) / top(view, head) },
     { name: `${head.name}: each row is a query, each column a key`, room: roomOf(0.57),
       chosen: () => ({ row: state.row, column: state.column }), onpoint: show, onpin: pin });
   show(null);
+  requestAnimationFrame(reveal); // once it has a place
   const absent = view.map.key_positions ? swatch("", "empty: not among the largest weights that were asked for") : [];
   return [make("div", { class: "main-and-side" },
     make("section", { class: "panel" }, make("h2", {}, head.name),
-      make("p", { class: "hint" }, "Each row is a query and adds up to 1; each column is a key that it looks at."),
+      make("p", { class: "hint" }, "Each row is a query and adds up to 1 over all keys; each column is a key that it looks at.",
+        head.mean ? ` The mean over the ${heads.length - 1} heads here, made on this page.` : ""),
       picture.element, readout, legend("0", shown(top(view, head)), absent)),
     make("section", { class: "panel" }, make("h2", {}, "In the text"), text.controls, text.element, strongest))];
 }
@@ -155,16 +157,16 @@ function textView(view, weight, place, onpick) {
   };
   const directions = [["from", "what it looks at"], ["to", "what looks at it"]];
   const controls = byToken
-    ? make("div", { class: "controls" }, labelled("Click a token; colours show",
-      choices("Colours show", directions, state.direction, (value) => { state.direction = value; update(); })))
+    ? make("div", { class: "controls" }, choices("Click a token; colours show", directions, state.direction,
+      (value) => { state.direction = value; update(); }))
     : make("p", { class: "hint" }, "Choose a query in the map; colours show what it looks at.");
-  return { element: text.element, update, controls };
+  return { ...text, update, controls };
 }
 
 function strongestOf(view, { row }, weight) {
   const entries = view.keys.map((position, column) => ({ position, column, value: weight(row, column) }))
     .filter(({ value }) => value > 0).sort((a, b) => b.value - a.value).slice(0, 6);
   return [make("h3", {}, quoted(view.queryName(row)), ` (${view.queries[row]}) looks most at`),
-    bars(entries.map(({ position, column, value }) => ({ text: `${view.keyName(column)} (${position})`, part: value, number: shown(value) })),
+    bars(entries.map(({ position, column, value }) => ({ text: view.keyName(column), place: position, part: value, number: shown(value) })),
       entries[0]?.value)];
 }

@@ -29,7 +29,7 @@ const token = (text) => make("bdi", {}, text);
 const quoted = (text) => make("b", {}, "“", token(text), "”");
 
 function labelled(text, control) {
-  return make("label", {}, make("span", {}, text), control);
+  return make("label", { class: "field" }, make("span", {}, text), control);
 }
 
 // options: [[value, text], ...]
@@ -44,10 +44,11 @@ let groups = 0;
 // A few alternatives beside each other; arrow keys move between them.
 function choices(name, options, chosen, onchange) {
   const group = `group-${groups++}`;
-  return make("div", { class: "choices", role: "radiogroup", "aria-label": name },
+  const buttons = make("div", { class: "choices", role: "radiogroup", "aria-label": name },
     options.map(([value, text]) => make("label", {},
       make("input", { type: "radio", name: group, value, checked: value === chosen, onchange: () => onchange(value) }),
       make("span", {}, text))));
+  return make("div", { class: "field" }, make("span", { "aria-hidden": "true" }, name), buttons);
 }
 
 function legend(start, end, extra = []) {
@@ -62,10 +63,10 @@ function swatch(kind, text) {
 
 // The largest of some numbers by place, as bars that can be read out.
 function bars(entries, largest) {
-  return make("ol", { class: "bars" }, entries.map(({ text, part, number }) => {
+  return make("ol", { class: "bars" }, entries.map(({ text, place, part, number }) => {
     const bar = make("div", { class: "bar" });
     bar.style.width = `${Math.max(0, 100 * (part / (largest || 1)))}%`;
-    return make("li", {}, make("span", { class: "what" }, token(text)), make("div", { "aria-hidden": "true" }, bar),
+    return make("li", {}, make("span", { class: "what" }, token(text), ` (${place})`), make("div", { "aria-hidden": "true" }, bar),
       make("span", { class: "number" }, number));
   }));
 }

@@ -3,16 +3,16 @@
 const gatesState = { layer: 0, step: null, product: "linear" };
 
 const GATES = {
-  input: ["Input gate", "how much of the new is written into the cell"],
-  forget: ["Forget gate", "how much of the cell is kept at a step; 1 keeps all of it"],
-  output: ["Output gate", "how much of the cell is shown"],
-  cell: ["Candidate", "what would be written, from −1 to 1"],
-  forget_product: ["Product of forget gates", "the running product: what forgetting alone leaves of the first step's cell. "
+  input: ["Input gate", "How much of the new is written into the cell"],
+  forget: ["Forget gate", "How much of the cell is kept at a step; 1 keeps all of it"],
+  output: ["Output gate", "How much of the cell is shown"],
+  cell: ["Candidate", "What would be written, from −1 to 1"],
+  forget_product: ["Product of forget gates", "The running product: what forgetting alone leaves of what the first step wrote. "
     + "It is no proof of what is remembered: the same may be written again"],
-  update: ["Update gate", "how much of the state is kept at a step; 1 keeps all of it"],
-  reset: ["Reset gate", "how much of the state the candidate sees"],
-  new: ["Candidate", "what would be written, from −1 to 1"],
-  update_product: ["Product of update gates", "the running product: what updating alone leaves of the first step's state. "
+  update: ["Update gate", "How much of the state is kept at a step; 1 keeps all of it"],
+  reset: ["Reset gate", "How much of the state the candidate sees"],
+  new: ["Candidate", "What would be written, from −1 to 1"],
+  update_product: ["Product of update gates", "The running product: what updating alone leaves of what the first step wrote. "
     + "It is no proof of what is remembered: the same may be written again"],
 };
 const SMALLEST = 1e-12; // of a product that a chart shows
@@ -26,10 +26,12 @@ function gatesView(sequence) {
   const redraw = () => body.replaceChildren(...gateLayer(layers[gatesState.layer], sequence));
   redraw();
   const options = layers.map((layer, i) => [i, `Layer ${layer.layer} · ${layer.cell} · ${layer.direction} · ${layer.name}`]);
+  const isProduct = (gate) => gate.gate.endsWith("_product");
+  const drawn = choices("Products are drawn", [["linear", "linear"], ["log", "logarithmic"]], gatesState.product,
+    (value) => { gatesState.product = value; redraw(); });
   return make("div", {}, make("div", { class: "panel" }, make("div", { class: "controls" },
     labelled("Layer", select(options, gatesState.layer, (value) => { gatesState.layer = Number(value); redraw(); })),
-    labelled("Products are drawn", choices("Products are drawn", [["linear", "linear"], ["log", "logarithmic"]], gatesState.product,
-      (value) => { gatesState.product = value; redraw(); })))), body);
+    layers.some((layer) => layer.gates.some(isProduct)) ? drawn : null)), body);
 }
 
 function gateLayer(layer, sequence) {

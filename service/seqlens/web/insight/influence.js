@@ -1,6 +1,6 @@
 // Influence: what the answer depends on, beside the path of its gradient, both as shares of a row.
 
-const influenceState = { row: null, column: 0 };
+const influenceState = { row: null, column: null };
 
 const MEASURES = {
   occlusion: {
@@ -43,23 +43,29 @@ function influenceOf(map) {
     value: (row, column) => values[at(row, column)],
     share: (row, column) => shares[at(row, column)],
     floor: (row) => floors[row],
-    // What is not above the floor has no share either.
-    hidden: (row, column) => !(values[at(row, column)] > floors[row]) };
+    // What is not above the floor has no share.
+    hidden: (row, column) => !(shares[at(row, column)] > 0) };
 }
 
 function influencePanels(maps, sequence) {
   const state = influenceState;
   const rows = maps[0].rows;
   state.row = Math.min(state.row ?? rows - 1, rows - 1);
-  state.column = Math.min(state.column, maps[0].columns - 1);
+  state.column = Math.min(state.column ?? largestColumn(maps[0], state.row), maps[0].columns - 1);
   const panels = [];
   const show = (place) => panels.forEach((panel) => panel.show(place ?? { row: state.row, column: state.column }));
-  const pin = (place) => { Object.assign(state, place); show(null); };
+  const reveal = () => panels.forEach((panel) => panel.reveal());
+  const pin = (place) => { Object.assign(state, place); show(null); reveal(); };
   // One scale for both measures, or they could not be compared.
   const most = Math.max(...maps.map(largestShare)) || 1;
   panels.push(...maps.map((map) => influencePanel(map, sequence, most, show, pin)));
   show(null);
+  requestAnimationFrame(reveal); // once they have a place
   return [make("div", { class: "columns" }, panels.map((panel) => panel.element))];
+}
+
+function largestColumn(map, row) {
+  return range(0, map.columns).reduce((best, column) => (map.share(row, column) > map.share(row, best) ? column : best), 0);
 }
 
 function largestShare(map) {
@@ -103,7 +109,7 @@ function influencePanel(map, sequence, most, show, pin) {
   const element = make("section", { class: "panel" }, make("h2", {}, map.about?.name ?? map.measure),
     make("p", { class: "hint" }, map.about?.means ?? "", ` Method: ${METHODS[map.method] ?? map.method}.`),
     picture ? [picture.element] : [], readout, legend("share 0", shown(most, 3)), heading, text.element, strongest);
-  return { element, show: showHere };
+  return { element, show: showHere, reveal: () => { picture?.reveal(); text.reveal(); } };
 }
 
 function influenceSentence(map, { row, column }, outputName, inputName) {
@@ -117,6 +123,6 @@ function influenceSentence(map, { row, column }, outputName, inputName) {
 function strongestShares(map, row, inputName) {
   const entries = range(0, map.columns).filter((column) => !map.hidden(row, column))
     .sort((a, b) => map.share(row, b) - map.share(row, a)).slice(0, 5);
-  return bars(entries.map((column) => ({ text: `${inputName(column)} (${map.input_positions[column]})`, part: map.share(row, column),
+  return bars(entries.map((column) => ({ text: inputName(column), place: map.input_positions[column], part: map.share(row, column),
     number: shown(map.share(row, column)) })), entries.length ? map.share(row, entries[0]) : 1);
 }

@@ -91,7 +91,7 @@ function hatch(context, grid, plan) {
   });
 }
 
-function drawName(context, plan, text, place, isRow) {
+function drawName(context, plan, text, place, isRow, behind = null) {
   const middle = (place + 0.5) * plan.cell;
   context.save();
   if (isRow) {
@@ -104,6 +104,12 @@ function drawName(context, plan, text, place, isRow) {
   }
   context.direction = "ltr"; // of the drawing; the signs of a token keep their own
   context.textBaseline = "middle";
+  if (behind) {
+    const [ink, width] = [context.fillStyle, context.measureText(text).width];
+    context.fillStyle = behind;
+    context.fillRect(isRow ? -width - 3 : -3, -8, width + 6, 16);
+    context.fillStyle = ink;
+  }
   context.fillText(text, 0, 0);
   context.restore();
 }
@@ -149,13 +155,9 @@ function drawCross(canvas, plan, at) {
   context.strokeStyle = themed("--ink");
   context.strokeRect(x, y, cell, cell);
   context.font = `bold ${LABEL_FONT}`;
-  for (const [text, place, isRow] of [[plan.rows[at.row], at.row, true], [plan.columns[at.column], at.column, false]]) {
-    context.lineWidth = 5;
-    context.strokeStyle = context.fillStyle = themed("--panel");
-    if (isRow) context.fillRect(0, y + cell / 2 - 9, left - 2, 18);
-    context.fillStyle = themed("--ink");
-    drawName(context, plan, text, place, isRow);
-  }
+  context.fillStyle = themed("--ink");
+  drawName(context, plan, plan.rows[at.row], at.row, true, themed("--panel"));
+  drawName(context, plan, plan.columns[at.column], at.column, false, themed("--panel"));
 }
 
 const MOVES = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1],
@@ -187,13 +189,24 @@ function matrix(grid, { name, room, chosen, onpoint, onpin }) {
   });
   drawGrid(base, grid, plan);
   show(chosen());
-  return { element: make("div", { class: "matrix" }, base, over), show };
+  const element = make("div", { class: "matrix" }, base, over);
+  return { element, show, reveal: () => reveal(element, plan, chosen()) };
 }
 
 // Pixels across that a panel has inside which takes this part of the page.
 function roomOf(part) {
   const width = document.getElementById("page").clientWidth - 72;
   return (width > 830 ? width * part : width) - 44;
+}
+
+// Scroll so far that a cell can be seen.
+function reveal(element, plan, { row, column }) {
+  const ends = [["scrollTop", "clientHeight", plan.top, row], ["scrollLeft", "clientWidth", plan.left, column]];
+  for (const [scroll, size, start, place] of ends) {
+    const [first, last] = [place * plan.cell, start + (place + 1) * plan.cell + 4];
+    if (element[scroll] > first) element[scroll] = first;
+    else if (element[scroll] + element[size] < last) element[scroll] = last - element[size];
+  }
 }
 
 // A small picture of a whole map: of cells that fall on one pixel the largest is shown.

@@ -14,7 +14,7 @@ function summaryOf(sequence, index) {
 function header() {
   const chips = [`version ${DATA.version}`, DATA.architecture, DATA.precision, DATA.id && `request ${DATA.id}`];
   return make("header", {}, make("div", { class: "top" }, make("h1", {}, token(DATA.model)),
-    chips.filter(Boolean).map((text) => make("span", { class: "chip" }, token(text)))));
+    chips.filter(Boolean).map((text) => make("span", { class: "chip" }, token(text))), quantised()));
 }
 
 function sequenceChoice() {

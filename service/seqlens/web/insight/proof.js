@@ -22,7 +22,7 @@ function proofOf(site) {
     : make("span", { class: "badge warn" }, "! unproved");
   const rows = known.map(([name, text]) => make("tr", {}, make("th", { scope: "row" }, text), make("td", {}, magnitude(proof[name]))));
   return [make("div", { class: "proof" },
-    make("p", {}, make("span", { class: site.measured ? "badge" : "badge warn" }, origin), status, quantised(),
+    make("p", {}, make("span", { class: site.measured ? "badge" : "badge warn" }, origin), status,
       make("span", { class: "hint" }, originText, proof.reason ? ` Unproved: ${proof.reason}.` : "", site.note ? ` ${site.note}.` : "")),
     make("details", {}, make("summary", {}, `How it was proved: ${site.operator}, ${site.kind}, confidence ${shown(site.confidence, 2)}`),
       make("table", {}, make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "largest difference of"), make("th", { scope: "col" }, "measured"))),
@@ -30,7 +30,7 @@ function proofOf(site) {
       make("p", { class: "hint" }, `Axes of the tensor: ${(proof.axes ?? []).join(", ") || "not found"}.`)))];
 }
 
-// Of a quantised model the maps are right and may be far from those of the model before.
+// Of a quantised model the figures are right, and may be far from those of the model before.
 function quantised() {
   return /int8|uint8|int4|uint4|fp8|float8/i.test(DATA.precision ?? "")
     ? make("span", { class: "badge warn" }, `of the quantised model (${DATA.precision}), as it is served`) : null;

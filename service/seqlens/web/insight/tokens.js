@@ -14,7 +14,16 @@ function words(sequence, { colouring, chosen, onpick, canPick = () => true, name
     element.title = text;
   });
   update();
-  return { element: make("div", { class: "words", dir: "auto", role: "group", "aria-label": name }, elements), update };
+  const element = make("div", { class: "words", dir: "auto", role: "group", "aria-label": name }, elements);
+  return { element, update, reveal: () => revealWord(element, elements[chosen()]) };
+}
+
+// Only within its own box: the page stays where it is.
+function revealWord(element, word) {
+  if (!word) return;
+  const [box, inner] = [element.getBoundingClientRect(), word.getBoundingClientRect()];
+  if (inner.top < box.top) element.scrollTop -= box.top - inner.top + 4;
+  else if (inner.bottom > box.bottom) element.scrollTop += inner.bottom - box.bottom + 4;
 }
 
 function paintWord(element, part, hatched) {
