@@ -156,6 +156,29 @@ def test_a_model_of_fixed_length_is_padded() -> None:
         np.testing.assert_allclose(one.values, other.values, rtol=1e-6)
 
 
+class Prefixed(Masked):
+    """Answers with one row more than there are positions: a mean comes first."""
+
+    def run(self, inputs: Tensors, look: Look) -> Seen:
+        seen = self.model.run(inputs, look)
+        logits = seen.outputs["logits"]
+        mean = logits.mean(axis=1, keepdims=True)
+        return replace(seen, outputs={"logits": np.concatenate([mean, logits], axis=1)})
+
+
+def test_a_target_of_more_rows_than_positions_shows_all_of_them() -> None:
+    model = Prefixed(recurrent())
+    cost = predict(model, InfluenceQuestion(), [5, 7], lambda length, rows: 1.0)
+    sequences = [tokens(5), tokens(7)]
+    answer = measure(model, sequences, InfluenceQuestion(), together=True, cost=cost)
+    assert [one.values.shape for one in answer.maps] == [(6, 5), (8, 7)]
+    assert (answer.maps[1].values[0] > 0).all()
+    assert not np.triu(answer.maps[1].values[1:], 1).any()
+    assert answer.taken.runs == cost.runs
+    with pytest.raises(InvalidRequest, match="output_positions: got 6, expected from -6 to 5"):
+        ask(model, InfluenceQuestion(output_positions=(6,)), 5)
+
+
 class Broken(Masked):
     def run(self, inputs: Tensors, look: Look) -> Seen:
         seen = self.model.run(inputs, look)

@@ -171,22 +171,21 @@ def _cost(
     forward_seconds: ForwardSeconds,
 ) -> Cost:
     """Of one measure of one sequence."""
-    columns = len(subject.columns(length))
+    anatomy = subject.aim.anatomy
+    padded, batch = padded_length(anatomy, [length]), subject.batch(length)
+    single = forward_seconds(padded, anatomy.fixed_batch or 1)
+    full = forward_seconds(padded, max(batch, anatomy.fixed_batch or 1))
+    looks = 2 if subject.more_rows else 1
     rows = len(subject.rows(max(1, length + subject.more_rows))) or 1
     targets = rows if subject.aim.one_element else rows * subject.width
-    batch = subject.batch(length)
-    padded = padded_length(subject.aim.anatomy, [length])
-    single = forward_seconds(padded, subject.aim.anatomy.fixed_batch or 1)
-    full = forward_seconds(padded, max(batch, subject.aim.anatomy.fixed_batch or 1))
     if name == "jacobian" and stack is not None:
-        return Cost(1, single + stack.seconds(length, targets))
+        return Cost(looks, looks * single + stack.seconds(length, targets))
     if name == "jacobian" and method == "autograd":
         runs = -(-targets // batch)
-        return Cost(1 + runs, single + runs * _GRADIENT * full)
-    question = subject.question
+        return Cost(looks + runs, looks * single + runs * _GRADIENT * full)
     counted = occlusion_runs if name == "occlusion" else difference_runs
-    runs = counted(question, columns, batch)
-    looks = 2 if name == "jacobian" and _wants_exact(question) else 1  # one found no way
+    runs = counted(subject.question, len(subject.columns(length)), batch)
+    looks += name == "jacobian" and _wants_exact(subject.question)  # it found no exact way
     return Cost(looks + runs, looks * single + runs * full)
 
 

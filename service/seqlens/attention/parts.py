@@ -44,7 +44,7 @@ class Part:
         return [self.read(answer) for answer in self.aim.rows(seen, self.length)[: len(copies)]]
 
     def read(self, answer: Array) -> Array:
-        """The rows asked for, of all that a target has. Raises ``IndexError`` for others."""
+        """The rows asked for, of all that a target has."""
         return answer[list(self.places)]
 
     def changed_to(self, values: Array) -> InputSequence:

@@ -55,7 +55,7 @@ class Subject:
         """What to measure of one sequence. Raises ``InvalidRequest`` for unknown positions."""
         length = count = sequence.length
         columns = self.columns(length)
-        if self.more_rows and self.aim.has_positions:  # only a look tells how many there are
+        if self.more_rows:  # only a look tells how many there are
             seen = runs.run(filled(self.aim.anatomy, [sequence]), self.aim.look())
             count = len(self.aim.rows(seen, length)[0])
         rows, batch = self.rows(count), self.batch(length)
