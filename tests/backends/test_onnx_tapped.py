@@ -10,17 +10,12 @@ import pytest
 import torch
 from tests.backends.tapped_contract import Opened, TappedContract
 from tests.support import onnx_models as models
+from tests.support.onnx_opened import serve
 
 from seqlens.backends.base import Device, LoadOptions
-from seqlens.backends.onnx_engine import OnnxEngine, load
+from seqlens.backends.onnx_engine import load
 from seqlens.backends.tapped import Look
 from seqlens.errors import ModelRejected, NotInModel
-
-
-def engine(model: onnx.ModelProto, folder: Path) -> OnnxEngine:
-    path = folder / "model.onnx"
-    onnx.save(model, path)
-    return load(path, LoadOptions(device=Device("cpu")))
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +27,12 @@ def transformer() -> onnx.ModelProto:
 class TestOnnxTapped(TappedContract):
     @pytest.fixture
     def opened(self, transformer: onnx.ModelProto, tmp_path: Path) -> Opened:
-        return Opened.of(engine(transformer, tmp_path))
+        return Opened.of(serve(transformer, tmp_path))
 
 
 @pytest.fixture
 def opened(transformer: onnx.ModelProto, tmp_path: Path) -> Iterator[Opened]:
-    one = Opened.of(engine(transformer, tmp_path))
+    one = Opened.of(serve(transformer, tmp_path))
     yield one
     one.tapped.close()
 
@@ -49,14 +44,14 @@ def test_the_plain_answer_is_the_same_to_the_last_bit(opened: Opened) -> None:
 
 
 def test_a_file_that_changed_is_not_opened(transformer: onnx.ModelProto, tmp_path: Path) -> None:
-    serving = engine(transformer, tmp_path)
+    serving = serve(transformer, tmp_path)
     os.utime(tmp_path / "model.onnx", ns=(1, 1))
     with pytest.raises(ModelRejected, match="changed since it was loaded"):
         serving.tapped()
 
 
 def test_a_file_that_is_gone_is_named(transformer: onnx.ModelProto, tmp_path: Path) -> None:
-    serving = engine(transformer, tmp_path)
+    serving = serve(transformer, tmp_path)
     (tmp_path / "model.onnx").unlink()
     with pytest.raises(ModelRejected, match=r"model\.onnx"):
         serving.tapped()
@@ -83,7 +78,7 @@ def test_weights_in_external_data_are_found(transformer: onnx.ModelProto, tmp_pa
 
 
 def test_lengths_are_wired_into_the_opened_graph_too(tmp_path: Path) -> None:
-    one = Opened.of(engine(models.recurrent("GRU", bidirectional=True), tmp_path))
+    one = Opened.of(serve(models.recurrent("GRU", bidirectional=True), tmp_path))
     assert one.engine.anatomy.rewritten
     inputs = one.inputs(2, 6)
     inputs["seqlens_lengths"] = np.array([6, 4])
@@ -93,7 +88,7 @@ def test_lengths_are_wired_into_the_opened_graph_too(tmp_path: Path) -> None:
 
 
 def test_features_are_their_own_vectors(tmp_path: Path) -> None:
-    one = Opened.of(engine(models.recurrent("LSTM", ids=False), tmp_path))
+    one = Opened.of(serve(models.recurrent("LSTM", ids=False), tmp_path))
     inputs = one.inputs(2, 5)
     seen = one.tapped.run(inputs, Look(embedding=True))
     assert seen.embedding is not None
@@ -111,7 +106,7 @@ def test_ids_without_a_table_have_no_embedding(tmp_path: Path) -> None:
     model = models.built(
         [ids, out], {"x": (models.INT64, shape)}, {"y": (models.FLOAT, ["b"])}, opset=12
     )
-    one = Opened.of(engine(model, tmp_path))
+    one = Opened.of(serve(model, tmp_path))
     with pytest.raises(NotInModel, match="no embedding"):
         one.tapped.run(one.inputs(), Look(embedding=True))
     with pytest.raises(NotInModel, match="one vector a position"):
@@ -129,3 +124,47 @@ def test_more_choices_than_sessions_are_answered_all_the_same(opened: Opened) ->
         seen = opened.tapped.run(inputs, look)
         np.testing.assert_array_equal(seen.outputs["y"], plain["y"])
         assert set(seen.weights) == set(look.sites)
+
+
+def kernel() -> onnx.ModelProto:
+    """Ids looked up and mixed by one Attention kernel of two heads."""
+    nodes = [
+        onnx.helper.make_node("Gather", ["table", "tokens"], ["v"]),
+        onnx.helper.make_node(
+            "Attention", ["v", "v", "v"], ["z"], "kernel", q_num_heads=2, kv_num_heads=2
+        ),
+        onnx.helper.make_node("ReduceMean", ["z", "axis"], ["y"], keepdims=0),
+    ]
+    constants = {
+        "table": np.random.default_rng(0).standard_normal((models.VOCABULARY, 8)).astype("f"),
+        "axis": np.array([1]),
+    }
+    model = models.built(
+        nodes,
+        {"tokens": (models.INT64, ["b", "t"])},
+        {"y": (models.FLOAT, ["b", 8])},
+        constants,
+        opset=23,
+    )
+    model.ir_version = 10
+    return model
+
+
+def test_weights_of_a_kernel_times_its_values_are_its_output(
+    opened: Opened, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    fused = Opened.of(serve(kernel(), tmp_path_factory.mktemp("fused")))
+    inputs = fused.inputs()
+    weights = fused.tapped.run(inputs, Look(("kernel",))).weights["kernel"]
+    assert weights.shape == (3, 2, 7, 7)
+    error = fused.tapped.product_error(inputs, "kernel")
+    assert error is not None
+    assert 0 < error < 1e-6
+    assert opened.tapped.product_error(opened.inputs(), opened.sites[0]) is None
+    with pytest.raises(NotInModel, match="absent"):
+        fused.tapped.product_error(inputs, "absent")
+
+
+def test_there_is_no_gradient(opened: Opened) -> None:
+    inputs = opened.inputs()
+    assert opened.tapped.gradient(inputs, "y", opened.engine.run(inputs)["y"]) is None

@@ -100,15 +100,15 @@ def _before_head(flow: Flow, output: str) -> str:
 
 
 def _candidates(flow: Flow, start: str) -> Iterator[str]:
-    """Values that ``start`` is computed from, nearest first."""
-    waiting, seen = [start], {start}
-    for name in waiting:  # grows while it is read
-        yield name
-        step = flow.producers.get(name)
-        for source in _sources(step) if step is not None else ():
-            if source in flow.data and source not in seen:
-                seen.add(source)
-                waiting.append(source)
+    """Values that ``start`` is computed from, nearest first, of equally near ones the latest."""
+    order = {name: place for place, step in enumerate(flow.steps) for name in step.outputs}
+    front, seen = [start], {start}
+    while front:
+        yield from sorted(front, key=lambda name: order.get(name, -1), reverse=True)
+        steps = [step for name in front if (step := flow.producers.get(name)) is not None]
+        sources = dict.fromkeys(source for step in steps for source in _sources(step))
+        front = [name for name in sources if name in flow.data and name not in seen]
+        seen.update(front)
 
 
 def _sources(step: Step) -> tuple[str, ...]:
