@@ -55,15 +55,15 @@ class Attention(nn.Module):
         hidden |= padding[:, None, None] if self.padded else hidden
         later = torch.arange(x.shape[1])
         hidden |= later[None] > later[:, None] if self.causal else hidden
-        weights = scores.masked_fill(hidden, -math.inf).softmax(-1) * self.scales()
-        y = torch.einsum("bhqk,bhkd->bqhd", weights, v).flatten(2)
+        weights = scores.masked_fill(hidden, -math.inf).softmax(-1)
+        y = torch.einsum("bhqk,bhkd->bqhd", weights * self.scales(), v).flatten(2)
         return x + self.out(y), weights
 
     def _shared(self) -> list[int]:
         return [head * self.groups // HEADS for head in range(HEADS)]
 
     def scales(self) -> Tensor:
-        """What each head is multiplied by in the end, [heads, 1, 1]."""
+        """What each head is multiplied by behind its weights, [heads, 1, 1]."""
         return torch.ones(HEADS, 1, 1, dtype=torch.float64)
 
 

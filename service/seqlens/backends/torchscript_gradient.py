@@ -6,7 +6,6 @@ and runs that see the mark keep their intermediate results.
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.jit._fuser import optimized_execution
@@ -68,7 +67,7 @@ def _derivative(target: Any, weights: Array, finder: "_ValueFinder") -> Array | 
     source = finder.embedding
     if source is None or not isinstance(target, Tensor) or not target.requires_grad:
         return None
-    given = torch.as_tensor(np.ascontiguousarray(weights)).to(target.device, target.dtype)
+    given = torch.tensor(weights).to(target.device, target.dtype)
     if given.shape != target.shape:  # hidden vectors of a module that puts time first
         given = given.reshape(target.shape) if given.dim() > target.dim() else given.swapaxes(0, 1)
     (found,) = torch.autograd.grad((target * given).sum(), source, allow_unused=True)

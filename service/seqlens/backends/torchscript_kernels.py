@@ -135,8 +135,9 @@ def _mask(call: Call, source: Tensor) -> Tensor | None:
 
 
 def _real(nested: Tensor) -> Tensor:
-    lengths = nested._nested_tensor_size()[:, 0]
-    return torch.arange(int(lengths.max()))[None] < lengths[:, None]
+    lengths = nested._nested_tensor_size()[:, 0].to(nested.device)
+    places = torch.arange(int(lengths.max()), device=nested.device)
+    return places[None] < lengths[:, None]
 
 
 def _weights(query: Tensor, key: Tensor, mask: Tensor | None, kind: int | None) -> Tensor:

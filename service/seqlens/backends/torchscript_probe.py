@@ -21,6 +21,7 @@ from seqlens.graphs.anatomy import ModelAnatomy
 
 # Primes, so that no axis has the size of another by chance; long ones for models of samples.
 _SIZES = (((2, 5), (3, 7)), ((2, 67), (3, 269)))
+_SUMS_TO_ONE = 1e-2  # sums in half precision are off by less
 _LOOKUPS = frozenset({"aten::embedding", "aten::index", "aten::index_select"})
 
 
@@ -51,7 +52,7 @@ def probe(runner: Runner, anatomy: ModelAnatomy) -> Findings:
     pattern, looped = _pattern(first.tracking.candidates, second.tracking.candidates)
     return Findings(
         weights=tuple(
-            FoundWeights(Stage(number, one.used), one.operator, one.fused)
+            FoundWeights(_stage(second, number, one.used), one.operator, one.fused)
             for number, one in enumerate(pattern)
             if one.used is not None
         ),
@@ -77,6 +78,19 @@ def _pattern(
         if all(_repeats(part, each) for each in (first, second)):
             return part, True
     return (), False
+
+
+def _stage(recorder: Recorder, number: int, used: int) -> Stage:
+    """The last stage whose rows sum to one: behind guards, but before heads are scaled."""
+    if used == 0:
+        return Stage(number)
+    stages = [Stage(number, place) for place in range(used, -1, -1)]
+    return next((stage for stage in stages if _sums_to_one(recorder.stages[stage])), stages[0])
+
+
+def _sums_to_one(weights: Tensor) -> bool:
+    sums = (weights.double().sum(axis) for axis in range(weights.dim()))
+    return any(bool(((each - 1).abs() < _SUMS_TO_ONE).all()) for each in sums)
 
 
 def _repeats(part: Sequence[Candidate], whole: Sequence[Candidate]) -> bool:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from seqlens.backends.torchscript_calls import Call, tensors_in
 from seqlens.backends.torchscript_runner import Runner, leaves
-from seqlens.backends.torchscript_tracking import Nature
+from seqlens.backends.torchscript_tracking import Nature, Stage
 from seqlens.backends.torchscript_watch import Place, Wanted, Watch
 from seqlens.graphs.anatomy import ModelAnatomy
 from seqlens.graphs.trial import trial_inputs
@@ -30,12 +30,15 @@ class Recorder(Watch):
         super().__init__(Wanted())
         self.rows, self.length = rows, length
         self.records: list[Record] = []
+        self.stages: dict[Stage, Tensor] = {}
         self.outputs: dict[str, Any] = {}
         self.arguments: dict[str, Any] = {}
 
     def noted(self, place: Place, call: Call, result: Any, nature: Nature) -> None:
         """Keep the call."""
         data = tuple(t for t in call.tensors if self.tracking.is_data(t))
+        if nature.weights is not None:
+            self.stages.setdefault(nature.weights, next(tensors_in(result)).clone())
         super().noted(place, call, result, nature)
         if nature.data:
             self.records.append(Record(place, call, data, tuple(tensors_in(result))))

@@ -126,16 +126,16 @@ def _directions(call: Call) -> int:
 def _padded(call: Call, orders: dict[int, Tensor]) -> _Padded:
     sizes = call.get("batch_sizes")
     if sizes is None:
-        steps = call.get("input").double()
+        steps = _precise(call.get("input"))
         steps = steps if call.get("batch_first") else steps.transpose(0, 1)
         return _Padded(steps, torch.full((len(steps),), steps.shape[1]), None)
     steps, lengths = torch._VF._pad_packed_sequence(
-        call.get("data").double(), sizes, True, 0.0, len(sizes)
+        _precise(call.get("data")), sizes, True, 0.0, len(sizes)
     )
     order = orders.get(key_of(sizes)[1])
     if order is None:
         return _Padded(steps, lengths, None)
-    rows = torch.argsort(order)
+    rows = torch.argsort(order.cpu())
     return _Padded(steps[rows], lengths[rows], rows)
 
 
@@ -168,13 +168,17 @@ def _full_name(call: Call, name: str, layer: int, direction: int) -> str:
 
 def _states(call: Call, index: int, rows: Tensor | None) -> list[Tensor]:
     hx = call.get("hx")
-    states = [state[index].double() for state in (hx if isinstance(hx, list | tuple) else [hx])]
+    states = [_precise(state[index]) for state in (hx if isinstance(hx, list | tuple) else [hx])]
     return states if rows is None else [state[rows] for state in states]
 
 
 def _weights(call: Call, index: int) -> list[Tensor]:
     count = _weights_each(call)
-    return [w.double() for w in call.get("params")[index * count : (index + 1) * count]]
+    return [_precise(w) for w in call.get("params")[index * count : (index + 1) * count]]
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().double()
 
 
 def _reordered(weight: Tensor, cell: Cell) -> Tensor:

@@ -172,4 +172,4 @@ class Watch(OperatorMode):
             raise BackendFailed(
                 f"shape {list(array.shape)} was given for a tensor of shape {list(tensor.shape)}"
             )
-        return torch.as_tensor(array).to(tensor.device, tensor.dtype)
+        return torch.tensor(array).to(tensor.device, tensor.dtype)
