@@ -123,6 +123,7 @@ bench: $(VENV)/.test-ready build/.exported ## measure against the offline limits
 	$(BIN)/python benchmarks/offline.py
 	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/wire.py
+	$(BIN)/python benchmarks/insight.py
 
 .PHONY: clean
 clean: ## remove what was built; the virtual environment stays
