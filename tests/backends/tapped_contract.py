@@ -4,6 +4,7 @@ A subclass gives an ``opened`` fixture: engines and their opened models, of a mo
 over token ids, which has at least two sites.
 """
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -223,6 +224,25 @@ class TappedContract:
         opened.tapped.close()
         with pytest.raises(BackendFailed):
             opened.tapped.run(opened.inputs(), Look())
+
+    def test_runs_that_are_under_way_when_it_closes_end_well(self, opened: Opened) -> None:
+        inputs, look = opened.inputs(3, 9), Look(opened.sites)
+        expected = opened.tapped.run(inputs, look)
+
+        def until_closed() -> int:
+            for count in range(10_000):
+                try:
+                    seen = opened.tapped.run(inputs, look)
+                except BackendFailed:
+                    return count
+                assert_close(seen.weights, expected.weights)
+            return 0
+
+        with ThreadPoolExecutor(3) as threads:
+            counts = [threads.submit(until_closed) for _ in range(3)]
+            time.sleep(0.1)
+            opened.tapped.close()
+            assert all(each.result() for each in counts)
 
     def moved(self, opened: Opened, inputs: dict[str, Array], size: float) -> Seen:
         """A run with random numbers of this size added to the embedding."""

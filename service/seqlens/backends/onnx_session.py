@@ -74,12 +74,17 @@ def open_session(
         raise ModelRejected(f"ONNX Runtime refuses {path.name}: {_refusal(str(error))}") from error
 
 
-def share_weights(model: ModelProto) -> SharedWeights:
-    """Move the weights of a model's main graph out of it, in place; only their names stay."""
+def share_weights(model: ModelProto) -> tuple[ModelProto, SharedWeights]:
+    """The weights of a model's main graph, and the model with nothing but their names.
+
+    The model given is used up.
+    """
     inputs = {value.name for value in model.graph.input}  # these a caller may replace
     moved = {t.name: t for t in model.graph.initializer if t.name not in inputs and _movable(t)}
     values = {name: _move(tensor) for name, tensor in moved.items()}
-    return SharedWeights(values)
+    light = ModelProto()  # a message frees what it held only as a whole
+    light.CopyFrom(model)
+    return light, SharedWeights(values)
 
 
 def _movable(tensor: TensorProto) -> bool:

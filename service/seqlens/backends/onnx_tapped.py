@@ -15,7 +15,7 @@ from onnx import ModelProto
 from onnxruntime import InferenceSession, RunOptions
 
 from seqlens.backends.base import Device
-from seqlens.backends.onnx_session import open_session, run_session, share_weights
+from seqlens.backends.onnx_session import SharedWeights, open_session, run_session, share_weights
 from seqlens.backends.onnx_traces import read_traces
 from seqlens.backends.tapped import Look, Seen
 from seqlens.errors import BackendFailed, NotInModel
@@ -36,6 +36,7 @@ class _Opened:
 
     session: InferenceSession
     graph: OpenedGraph
+    shared: SharedWeights  # must live as long as a session that reads them
 
 
 class OnnxTapped:
@@ -44,8 +45,8 @@ class OnnxTapped:
     def __init__(
         self, model: ModelProto, anatomy: ModelAnatomy, path: Path, device: Device
     ) -> None:
-        """Take over a model as it is served: its weights are moved out of it."""
-        self._shared = share_weights(model)
+        """Take over a model as it is served, and use it up."""
+        model, self._shared = share_weights(model)
         reading = read_taps(model)
         self.anatomy = anatomy
         self.taps, self.untapped = reading.taps, reading.untapped
@@ -68,7 +69,7 @@ class OnnxTapped:
         inputs.update({graph.replaced[site]: each for site, each in look.replaced.items()})
         if graph.delta and look.delta is not None:
             inputs[graph.delta] = look.delta
-        found = _run(opened.session, inputs)
+        found = _run(opened.session, inputs, shrink=bool(look.sites))
         return Seen(
             outputs={name: found[name] for name in self.anatomy.output_names},
             weights={site: found[graph.weights[site]] for site in look.sites},
@@ -84,7 +85,8 @@ class OnnxTapped:
             product = open_product(self._insides.model, site)
             if product is None:
                 return None
-            session = open_session(product.model, self._path, self._device, self._shared)
+            shared = self._shared  # kept while the session runs, whoever closes this meanwhile
+            session = open_session(product.model, self._path, self._device, shared)
         return product.error(_run(session, inputs))
 
     def gradient(self, inputs: Tensors, output: str, weights: Array) -> Array | None:
@@ -97,7 +99,7 @@ class OnnxTapped:
         with self._lock:
             self._closed = True
             self._sessions.clear()
-            self._shared = share_weights(ModelProto())
+            self._shared = SharedWeights()
 
     def _choice(self, look: Look, hidden: HiddenPlace | None) -> Choice:
         own = not self._insides.features  # features are changed before the graph sees them
@@ -127,7 +129,7 @@ class OnnxTapped:
         graph = self._insides.open(choice)
         session = open_session(graph.model, self._path, self._device, self._shared)
         graph.model.Clear()  # the session has what it needs of it
-        return _Opened(session, graph)
+        return _Opened(session, graph, self._shared)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -153,10 +155,14 @@ class OnnxTapped:
         return {name: found[name].shape for name in values if found[name].dtype.kind == "f"}
 
 
-def _run(session: InferenceSession, inputs: Tensors) -> dict[str, Array]:
-    """All outputs. Memory is given back: what maps take is much, and seldom needed."""
+def _run(session: InferenceSession, inputs: Tensors, *, shrink: bool = False) -> dict[str, Array]:
+    """All outputs. ``shrink`` gives memory back: maps take much of it, and are seldom drawn.
+
+    Influence runs the same session over and over, and would only ask for the memory again.
+    """
     options = RunOptions()
-    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    if shrink:
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return run_session(session, [output.name for output in session.get_outputs()], inputs, options)
 
 
