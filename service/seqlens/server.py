@@ -72,12 +72,18 @@ class Server:
             Inference(settings.limits),
             Calls(observer, statistics, request_log, tracing),
         )
-        self._insight_lanes = InsightLanes(settings.insight.threads, settings.insight.max_waiting)
+        insight = settings.insight
+        self._insight_lanes = InsightLanes(
+            insight.threads,
+            insight.max_waiting,
+            share=insight.share,
+            busy=lambda: self._arbiter.busy,
+        )
         observer.watch_insight(lambda: self._insight_lanes.waiting)
         core = Core(
             settings=settings,
             inference=inference,
-            insight=Insight(settings.insight, inference, calls, self._insight_lanes, observer),
+            insight=Insight(insight, inference, calls, self._insight_lanes, observer),
             models=self._models,
             calls=calls,
             statistics=statistics,

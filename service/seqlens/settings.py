@@ -115,6 +115,8 @@ class InsightSettings:
     ----------
     threads
         Threads that draw maps, beside the lanes that answer plain requests.
+    share
+        Part of the time that each of them works while plain requests come, from 0.01 to 1.
     max_waiting
         Most requests that wait for these threads before new ones are refused.
     max_bytes
@@ -128,6 +130,7 @@ class InsightSettings:
     """
 
     threads: int = 1
+    share: float = 0.1
     max_waiting: int = 64
     max_bytes: int = 268_435_456
     max_seconds: float = 60.0
@@ -136,6 +139,7 @@ class InsightSettings:
 
     def __post_init__(self) -> None:
         _check(self, "threads max_waiting max_bytes", least=1)
+        _check(self, "share", least=0.01, most=1)
         _check(self, "max_seconds idle_seconds proof_seconds", least=0.1)
 
 

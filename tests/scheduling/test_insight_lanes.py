@@ -1,8 +1,6 @@
 """Threads of their own for looking inside: bounded, in order, never lost and never hanging."""
 
 import asyncio
-import os
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -242,16 +240,49 @@ async def test_closing_says_when_a_thread_does_not_end(gate: threading.Event) ->
     assert lanes.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
-async def test_the_threads_stand_back_and_no_other_does() -> None:
-    lanes = InsightLanes(1, 1, niceness=3)
+async def test_a_thread_rests_while_plain_requests_come() -> None:
+    lanes = InsightLanes(1, 1, share=0.25, busy=lambda: True)
     lanes.start()
-    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    inside = await run_alone(
-        lanes, lambda _: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    )
-    assert inside == min(19, before + 3) or inside == 3
-    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
+    await run_alone(lanes, lambda _: time.sleep(0.02))
+    ended = time.monotonic()
+    assert await run_alone(lanes, lambda _: time.monotonic()) >= ended + 0.05
+    assert lanes.close()
+
+
+async def test_long_work_rests_where_it_asks_whether_it_is_still_wanted() -> None:
+    lanes = InsightLanes(1, 1, share=0.25, busy=lambda: True)
+    lanes.start()
+
+    def work(cancelled: Cancelled) -> float:
+        time.sleep(0.02)
+        asked = time.monotonic()
+        assert not cancelled()
+        return time.monotonic() - asked
+
+    assert await run_alone(lanes, work) >= 0.05
+    assert lanes.close()
+
+
+async def test_nobody_waits_for_rest_while_no_plain_requests_come() -> None:
+    lanes = InsightLanes(1, 1, share=0.01, busy=lambda: False)
+    lanes.start()
+    await run_alone(lanes, lambda _: time.sleep(0.02))
+    async with asyncio.timeout(0.5):  # a whole rest would take a second
+        await run_alone(lanes, lambda _: None)
+    assert lanes.close()
+
+
+async def test_who_leaves_ends_the_rest_before_the_work(until: Until) -> None:
+    lanes = InsightLanes(1, 1, share=0.01, busy=lambda: True)
+    lanes.start()
+    await run_alone(lanes, lambda _: time.sleep(0.02))
+    task = asyncio.create_task(run_alone(lanes, lambda _: time.sleep(60)))
+    await asyncio.sleep(0.02)
+    task.cancel()
+    async with asyncio.timeout(0.5):
+        with suppress(asyncio.CancelledError):
+            await task
+        assert await lanes.drain(5)
     assert lanes.close()
 
 

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from seqlens.metrics.observer import ModelLabels
@@ -56,6 +57,8 @@ class Board:
     _works: list[ModelWork] = field(default_factory=list)
     _shares: FairShare = field(default_factory=FairShare)
     _idle_lanes: int = 0
+    _running: int = 0  # units of work in progress, of all models
+    _last_work: float = -inf  # when the last of them ended, monotonic clock
     _closed: bool = False
 
     def join(self, work: ModelWork) -> None:
@@ -116,6 +119,11 @@ class Board:
             deadlines = (work.room.next_deadline for work in self._works)
             return min((one for one in deadlines if one is not None), default=None)
 
+    def quiet_seconds(self) -> float:
+        """Time since a lane was last at work; 0 while one is."""
+        with self._changed:
+            return 0.0 if self._running else time.monotonic() - self._last_work
+
     def state(self, work: ModelWork) -> RoomState:
         """What waits for a model now."""
         with self._changed:
@@ -143,6 +151,8 @@ class Board:
         """Note that a lane is done with a unit, well or not, after so many seconds."""
         with self._changed:
             work.running -= 1
+            self._running -= 1
+            self._last_work = time.monotonic()
             self._shares.correct(work, seconds - unit.seconds)
             if work.exclusive:
                 self._changed.notify()  # this lane may turn to another model
@@ -163,6 +173,7 @@ class Board:
             unit = self._plan(work, lane, now)
             if unit is not None:
                 work.running += 1
+                self._running += 1
                 self._shares.charge(work, unit.seconds)
                 return work, unit
         return None

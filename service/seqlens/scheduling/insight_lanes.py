@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-import os
-import sys
 import threading
 import time
 from collections import deque
@@ -17,6 +15,8 @@ _log = logging.getLogger(__name__)
 _FIRST_GUESS_SECONDS = 1.0
 _LEAST_RETRY_SECONDS = 0.1
 _SHARE_OF_NEWEST = 0.2
+_LONGEST_REST_SECONDS = 1.0
+_LOOK_SECONDS = 0.001
 
 T = TypeVar("T")
 Cancelled = Callable[[], bool]  # asked by long work: whether nobody wants its result any more
@@ -34,14 +34,25 @@ class InsightLanes:
         Requests that are worked for at the same time.
     max_waiting
         Requests that may have a place beyond those; more are refused.
-    niceness
-        How far the threads stand back behind all others of the machine, from 0 to 19.
+    share
+        Part of the time that a thread works while ``busy``, above 0 and at most 1.
+    busy
+        Whether plain requests need the processors now. A lower priority of the threads would not
+        do: one that holds the interpreter's lock while others have the processors holds up the
+        event loop.
     """
 
-    def __init__(self, threads: int, max_waiting: int, *, niceness: int = 0) -> None:
+    def __init__(
+        self,
+        threads: int,
+        max_waiting: int,
+        *,
+        share: float = 1.0,
+        busy: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._most_places = threads + max_waiting
         self._threads_wanted = threads
-        self._niceness = niceness
+        self._share, self._busy = share, busy
         self._pieces: deque[_Piece] = deque()
         self._changed = threading.Condition()  # guards the pieces that wait, and ``_closed``
         self._closed = False
@@ -146,20 +157,29 @@ class InsightLanes:
             self._empty.set()
 
     def _live(self) -> None:
-        self._stand_back()
-        while self._work_once():
+        rests = _Rests(self._share, self._busy)
+        while self._work_once(rests):
             pass
 
-    def _work_once(self) -> bool:
+    def _work_once(self, rests: "_Rests") -> bool:
         """Run the next piece; False: closed. What it gave is not held on to while waiting."""
         piece = self._take()
         if piece is None:
             return False
-        begun, result, error = time.monotonic(), None, None
+        result, error = None, None
+
+        def cancelled() -> bool:
+            rests.end()
+            rests.begin(piece)
+            return piece.cancelled
+
+        begun = time.monotonic()
+        rests.begin(piece)
         try:
-            result = piece.work(lambda: piece.cancelled)
+            result = None if piece.cancelled else piece.work(cancelled)
         except BaseException as failure:
             error = _failure(failure)
+        rests.end()
         self._call(piece, result, error, time.monotonic() - begun)
         return True
 
@@ -176,10 +196,26 @@ class InsightLanes:
         except RuntimeError:  # the loop was closed under running threads: nobody is left to answer
             _log.warning("the event loop is closed: what was seen is dropped")
 
-    def _stand_back(self) -> None:
-        # Elsewhere than on Linux this would be the priority of the whole process.
-        if sys.platform == "linux" and self._niceness:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
+
+class _Rests:
+    """Lets one thread rest from its work while plain requests need the processors."""
+
+    def __init__(self, share: float, busy: Callable[[], bool]) -> None:
+        self._worth = (1 - share) / share  # of rest, a second of work
+        self._busy = busy
+        self._begun = 0.0  # of the work since the last rest
+        self._until = 0.0  # of the rest that the work before is worth
+
+    def begin(self, piece: "_Piece") -> None:
+        """Work begins or goes on, after what is left of the rest."""
+        while time.monotonic() < self._until and not piece.cancelled and self._busy():
+            time.sleep(_LOOK_SECONDS)
+        self._begun = time.monotonic()
+
+    def end(self) -> None:
+        """Work ends, or is interrupted."""
+        now = time.monotonic()
+        self._until = now + min(_LONGEST_REST_SECONDS, self._worth * (now - self._begun))
 
 
 class Place:

@@ -14,6 +14,8 @@ from seqlens.scheduling.executor import Unit
 from seqlens.scheduling.jobs import Job, Settled
 from seqlens.scheduling.model_queue import ModelQueue, ServedModel
 
+# Callers that wait for an answer before they ask again are back by then.
+_MOMENT_SECONDS = 0.1
 _log = logging.getLogger(__name__)
 
 
@@ -42,6 +44,11 @@ class Arbiter:
         self._loop = asyncio.get_running_loop()
         for lane in self._lanes:
             lane.start()
+
+    @property
+    def busy(self) -> bool:
+        """Whether plain requests are answered now, or were a moment ago."""
+        return self._board.quiet_seconds() < _MOMENT_SECONDS
 
     def add(self, served: ServedModel) -> ModelQueue:
         """Serve a model."""
