@@ -37,7 +37,7 @@ class LoadOptions:
     device: Device = Device()
     overrides: AnatomyOverrides = field(default_factory=AnatomyOverrides)
     anatomy: ModelAnatomy | None = None  # known from an earlier load: no probing is needed
-    as_exported: bool = False  # leave the graph untouched (no sequence lengths wired in)
+    as_exported: bool = False  # no sequence lengths are wired into the graph
     signature: Signature | None = None  # declared tensors, for files that name or type none
 
 

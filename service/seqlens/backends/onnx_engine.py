@@ -17,6 +17,7 @@ from seqlens.backends.onnx_tapped import OnnxTapped
 from seqlens.backends.tapped import TappedModel
 from seqlens.errors import BackendFailed, ModelRejected
 from seqlens.graphs.anatomy import WIRED_FROM, ModelAnatomy
+from seqlens.graphs.attention_masks import MASKS_SPREAD, repair_attention_masks
 from seqlens.graphs.onnx_graph import read_onnx
 from seqlens.graphs.probing import find_anatomy
 from seqlens.graphs.recurrence import WiredModel, wire_lengths
@@ -80,10 +81,14 @@ def load(path: Path, options: LoadOptions) -> OnnxEngine:
     source = _Source(path, device, stamps)
     if options.anatomy is not None:
         return _load_known(model, options.anatomy, source)
+    spread = repair_attention_masks(model)
+    model = model if spread is None else spread
     session = open_session(model, path, device)
     outputs = [output.name for output in session.get_outputs()]
     run = partial(run_session, session, outputs)
     anatomy = find_anatomy(read_onnx(model), run, options.overrides)
+    if spread is not None:
+        anatomy = replace(anatomy, findings=(*anatomy.findings, MASKS_SPREAD))
     engine = OnnxEngine(session, anatomy, source)
     wired = None if options.as_exported else wire_lengths(model, anatomy)
     return engine if wired is None else _wired_engine(engine, wired, source)
@@ -103,6 +108,8 @@ def _load_known(model: ModelProto, anatomy: ModelAnatomy, source: _Source) -> On
 
 def _as_served(model: ModelProto, anatomy: ModelAnatomy) -> ModelProto:
     """The graph that a session of this anatomy runs."""
+    spread = repair_attention_masks(model)
+    model = model if spread is None else spread
     wired = wire_lengths(model, anatomy) if WIRED_FROM in anatomy.details else None
     return model if wired is None else wired.model
 

@@ -120,6 +120,8 @@ def score_product(flow: Flow, weights: Step) -> Step | None:
 def scores_of(flow: Flow, weights: Step) -> str:
     """The value that a softmax, written out or not, is taken of."""
     name = weights.input(0)
+    if weights.operator == "Div":
+        name = _raised(flow, name) or name
     while (step := flow.producers.get(name)) and step.operator in {"Exp", "LogSoftmax"}:
         name = step.input(0)
     return name
@@ -132,19 +134,29 @@ def is_softmax(flow: Flow, step: Step) -> bool:
     if step.operator == "Exp":
         source = flow.producers.get(step.input(0))
         return source is not None and source.operator == "LogSoftmax"
-    return step.operator == "Div" and _is_normalised_exp(flow, step)
+    return is_divided_by_sum(flow, step) and _raised(flow, step.input(0)) is not None
 
 
-def _is_normalised_exp(flow: Flow, step: Step) -> bool:
-    top = flow.producers.get(step.input(0))
+def is_divided_by_sum(flow: Flow, step: Step) -> bool:
+    """Whether something is divided by its own sum, guarded by a small constant or not."""
+    if step.operator != "Div":
+        return False
     bottom = flow.producers.get(step.input(1))
-    if bottom is not None and bottom.operator == "Add":  # a small constant guards the division
+    if bottom is not None and bottom.operator in {"Add", "Max", "Clip"}:
         bottom = next(filter(None, map(flow.producers.get, bottom.inputs)), None)
-    return (
-        top is not None
-        and bottom is not None
-        and (top.operator, bottom.operator) == ("Exp", "ReduceSum")
-        and bottom.input(0) == step.input(0)
+    total = bottom is not None and bottom.operator == "ReduceSum"
+    return bottom is not None and total and bottom.input(0) == step.input(0)
+
+
+def _raised(flow: Flow, name: str) -> str | None:
+    """The exponential behind a value, from which a mask may have removed some."""
+    step = flow.producers.get(name)
+    if step is None or step.operator not in {"Exp", "Mul", "Where"}:
+        return None
+    if step.operator == "Exp":
+        return name
+    return next(
+        (i for i in step.inputs if (s := flow.producers.get(i)) and s.operator == "Exp"), None
     )
 
 
@@ -233,8 +245,9 @@ def walk_forward(flow: Flow, start: Step) -> Iterator[tuple[Step, str]]:
         for step, name in (pair for s in front for pair in flow.readers(s)):
             if step.operator == "Where" and name == step.input(0):
                 continue  # a condition selects; it is not weighed
+            divided = step.operator == "Div" and name == step.input(0)
             yield step, name
-            if step.operator in PASSES and step.outputs not in seen:
+            if (step.operator in PASSES or divided) and step.outputs not in seen:
                 seen.add(step.outputs)
                 following.append(step)
         front = following

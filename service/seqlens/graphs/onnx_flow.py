@@ -6,7 +6,7 @@ list, so bodies are laid out in place, with names made unique, and their borders
 operators of the domain ``flow``.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -58,7 +58,9 @@ class Flow:
     data: frozenset[str] = frozenset()  # values that depend on the values of graph inputs
     fixed: frozenset[str] = frozenset()  # values that are the same in every run
     loops: list[tuple[str, str]] = field(default_factory=list)  # Loop or Scan, prefix of its values
+    carried: list[tuple[str, str]] = field(default_factory=list)  # body input, what it is next
     shapes: dict[str, Shape] = field(default_factory=dict)  # as far as ONNX itself infers them
+    opset: int = 0  # of ONNX's own operators
 
     def add(self, step: Step) -> None:
         """Append an operator and note who makes and who reads its values."""
@@ -100,9 +102,12 @@ def flatten(model: ModelProto) -> Flow:
     flow = Flow(
         inputs=tuple(v.name for v in graph.input if v.name not in weights),
         outputs=tuple(v.name for v in graph.output),
+        opset=max(
+            (o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0
+        ),
     )
     _Layout(flow).graph(graph, names, prefix="", branches=())
-    flow.data = _reach(flow.steps, set(flow.inputs))
+    flow.data = _reach_data(flow)
     flow.fixed = _reach_fixed(flow)
     flow.shapes = _inferred_shapes(model)
     return flow
@@ -208,6 +213,7 @@ class _Layout:
             path = (*branches, inside) if node.op_type == "If" else branches
             scope = self.graph(body, scope, f"{inside}/", path)
             results.append(tuple(scope[value.name] for value in body.output))
+            self.flow.carried += _carried(node, body, scope)
         skipped = 1 if node.op_type == "Loop" else 0  # a Loop body also returns its condition
         for index, output in enumerate(outputs):
             made = tuple(r[index + skipped] for r in results if index + skipped < len(r))
@@ -233,6 +239,18 @@ def node_name(node: NodeProto, index: int) -> str:
     return node.name or f"{node.op_type}_{index}"
 
 
+def _carried(node: NodeProto, body: GraphProto, names: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Inputs of a body that hold in the next step what it returned in this one."""
+    if node.op_type == "If":
+        return
+    scanned = next((a.i for a in node.attribute if a.name == "num_scan_inputs"), 0)
+    # A Loop gives its counter first, and its condition, which is carried too.
+    first = 1 if node.op_type == "Loop" else 0
+    inputs = list(body.input)[first : len(body.input) - scanned]
+    for value, following in zip(inputs, body.output, strict=False):
+        yield names[value.name], names.get(following.name, following.name)
+
+
 def _body_sources(node: NodeProto, inputs: tuple[str, ...]) -> tuple[str, ...]:
     """What each input of a body starts from; a Loop gives its counter and condition too."""
     return inputs if node.op_type != "If" else ()
@@ -251,6 +269,17 @@ def _constant(node: NodeProto) -> TensorProto:
 
 def _reach(steps: list[Step], start: set[str]) -> frozenset[str]:
     return _forward(steps, start, any)
+
+
+def _reach_data(flow: Flow) -> frozenset[str]:
+    """What a state starts from may be constant; what it holds after a step depends on the data."""
+    start = set(flow.inputs)
+    while True:
+        reached = _reach(flow.steps, set(start))
+        new = {value for value, following in flow.carried if following in reached} - reached
+        if not new:
+            return reached
+        start |= new
 
 
 def _reach_fixed(flow: Flow) -> frozenset[str]:

@@ -11,6 +11,7 @@ from itertools import count
 
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 from onnx.helper import make_node, make_tensor, make_tensor_type_proto, make_value_info
+from onnx.inliner import inline_local_functions
 
 from seqlens.graphs.onnx_flow import bodies_of, node_name
 
@@ -73,13 +74,22 @@ class Surgery:
         self._names.add(name)
         return name
 
+    def insert_before(self, body: Body, node: NodeProto, added: list[NodeProto]) -> None:
+        """Put operators into a body, right in front of one of its own."""
+        self._insert(body, self._index(body, node), added)
+
     def insert_after(self, body: Body, node: NodeProto, added: list[NodeProto]) -> None:
         """Put operators into a body, right behind one of its own."""
-        nodes = body.graph.node
-        place = next(i for i, each in enumerate(nodes) if each.output == node.output)
+        self._insert(body, self._index(body, node) + 1, added)
+
+    def _index(self, body: Body, node: NodeProto) -> int:
+        """Outputs are unique in a body; two objects may stand for one node."""
+        return next(i for i, each in enumerate(body.graph.node) if each.output == node.output)
+
+    def _insert(self, body: Body, place: int, added: list[NodeProto]) -> None:
         # Each by itself: an assignment of the whole list would leave every Place behind.
-        for offset, each in enumerate(added, 1):
-            nodes.insert(place + offset, each)
+        for offset, each in enumerate(added):
+            body.graph.node.insert(place + offset, each)
 
     def lift(self, body: Body, name: str, elem_type: int) -> str:
         """Make a value of a body a value of the main graph; its name there."""
@@ -93,6 +103,15 @@ class Surgery:
             operator.output.append(name)
             body = body.outer
         return name
+
+
+def own_copy(model: ModelProto) -> ModelProto:
+    """A copy to be changed, without local functions, as ``flatten`` lays it out."""
+    if model.functions:
+        return inline_local_functions(model)
+    copied = ModelProto()
+    copied.CopyFrom(model)
+    return copied
 
 
 def typed(name: str, elem_type: int) -> ValueInfoProto:

@@ -16,7 +16,7 @@ from seqlens.graphs.anatomy import AttentionSite, Tap, Untapped
 from seqlens.graphs.attention_sites import FUSED, find_sites
 from seqlens.graphs.fused_taps import FusedPlan, add_weights, plan_fused
 from seqlens.graphs.onnx_flow import Flow, Step, flatten
-from seqlens.graphs.tap_bodies import Place, Surgery, typed
+from seqlens.graphs.tap_bodies import Place, Surgery, own_copy, typed
 from seqlens.graphs.tap_softmax import SoftmaxPlan, plan_softmax
 from seqlens.graphs.tap_types import declared_types, element_type
 
@@ -66,7 +66,7 @@ def tap_model(
     wherever the weights were; a tap of the same site still gives what the model computed. Raises
     ``NotInModel`` for a site that the model does not have or that cannot be tapped or replaced.
     """
-    tapping = _Tapping(_copied(model))
+    tapping = _Tapping(own_copy(model))
     inputs = {site: tapping.replace(site) for site in dict.fromkeys(replaced)}
     outputs = {site: tapping.output(site) for site in dict.fromkeys(sites)}
     return TappedGraph(tapping.surgery.model, outputs, inputs)
@@ -85,14 +85,6 @@ def _tap(site: AttentionSite, plan: SoftmaxPlan | FusedPlan, places: dict[str, P
 
 def _without_functions(model: ModelProto) -> ModelProto:
     return inline_local_functions(model) if model.functions else model
-
-
-def _copied(model: ModelProto) -> ModelProto:
-    if model.functions:
-        return inline_local_functions(model)
-    copied = ModelProto()
-    copied.CopyFrom(model)
-    return copied
 
 
 class _Tapping:
