@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from seqlens.backends.plugins import find_all
+from seqlens.cli.attention_sites import print_sites
 from seqlens.cli.files import find_one
 from seqlens.errors import SeqLensError
 from seqlens.repository.loading import LoadedModel, Loader
@@ -42,6 +43,7 @@ def _facts(model: LoadedModel) -> dict[str, Any]:
         "strategy": model.decision.strategy,
         "reason": model.decision.reason,
         "proof": model.proof,
+        "attention": model.attention,
         "max_length": model.max_length,
         "max_length_source": model.max_length_source,
         "notes": model.notes,
@@ -74,7 +76,8 @@ def _print(model: LoadedModel) -> None:
         errors = (one.repeat_error, one.equal_length_error, one.padded_error)
         table.add_row(str(one.length), *("-" if e is None else f"{e:.1e}" for e in errors))
     console.print(table)
-    for note in model.notes:
+    print_sites(model.attention, console)
+    for note in (*model.attention.findings, *model.notes):
         console.print(f"[yellow]! {escape(note)}[/]")
     if proof.exported_error is not None:
         console.print(f"as exported, before lengths were wired in: {proof.exported_error:.1e}")

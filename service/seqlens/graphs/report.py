@@ -22,9 +22,10 @@ _MOST_ROWS = 8  # layers or sites shown one by one; the rest are counted
 _BAR_WIDTH = 24  # characters of the largest part's bar
 
 
-def to_json(anatomy: ModelAnatomy) -> bytes:
-    """The whole anatomy as one JSON object, fields named as in ``ModelAnatomy``."""
-    return msgspec.json.format(msgspec.json.encode(anatomy), indent=2)
+def to_json(anatomy: ModelAnatomy, **more: object) -> bytes:
+    """The whole anatomy as one JSON object, fields named as in ``ModelAnatomy``, and ``more``."""
+    facts = msgspec.to_builtins(anatomy, str_keys=True) | more
+    return msgspec.json.format(msgspec.json.encode(facts), indent=2)
 
 
 def render(anatomy: ModelAnatomy, console: Console, *, title: str = "model") -> None:
