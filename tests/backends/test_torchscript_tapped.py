@@ -59,11 +59,9 @@ def scripted_of(name: str) -> Any:
         return made(module_of(name))
 
 
-def opened(module: Any, *, read: bool) -> tuple[Runner, TorchScriptTapped]:
-    anatomy = ANATOMY
-    if read:
-        sites = tuple(found.site for found in attention_sites(Flow(module)))
-        anatomy = replace(ANATOMY, attention_sites=sites)
+def opened(module: Any) -> tuple[Runner, TorchScriptTapped]:
+    sites = tuple(found.site for found in attention_sites(Flow(module)))
+    anatomy = replace(ANATOMY, attention_sites=sites)
     runner = Runner(module, Device("cpu"), False, Signature())
     return runner, TorchScriptTapped(runner, anatomy)
 
@@ -77,7 +75,8 @@ def module_of(name: str) -> nn.Module:
 @pytest.mark.parametrize("name", MODELS)
 def test_weights_of_every_form_are_those_of_eager_float64(name: str, form: str) -> None:
     module = module_of(name)
-    runner, tapped = opened(in_form(name, form), read=form == "traced")
+    runner, tapped = opened(in_form(name, form))
+    assert tuple(tap.site for tap in tapped.taps) == tapped.anatomy.attention_sites
     sites = tuple(tap.site.name for tap in tapped.taps)
     assert len(sites) == MODELS[name][1]
     assert tapped.untapped == ()

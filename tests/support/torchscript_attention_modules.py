@@ -101,6 +101,25 @@ class Exponentials(Attention):
         return raised / (raised.sum(-1, keepdim=True) + 1e-12)
 
 
+class Masked(Attention):
+    """Exponentials with padding multiplied away, then divided by what is left, in place."""
+
+    def weights(self, q: Tensor, k: Tensor, padding: Tensor) -> Tensor:
+        raised = torch.exp(q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1]))
+        raised = raised * (~padding[:, None, None]).to(raised.dtype)
+        raised.div_(raised.sum(-1, keepdim=True).clamp(min=1e-9))
+        return raised
+
+
+class LogSums(Attention):
+    """The exponential of scores less the logarithm of their summed exponentials."""
+
+    def weights(self, q: Tensor, k: Tensor, padding: Tensor) -> Tensor:
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        scores = scores.masked_fill(padding[:, None, None], -1e9)
+        return torch.exp(scores - torch.logsumexp(scores, -1, keepdim=True))
+
+
 class Logarithms(Attention):
     """The exponential of a log_softmax."""
 
@@ -317,7 +336,7 @@ class EncoderDecoder(Torchs):
 MODELS: dict[str, tuple[Any, int]] = {  # how to make one, and how many maps it has
     **{
         form.__name__: ((lambda form=form: Classifier(form)), LAYERS)
-        for form in (Attention, Causal, Einsum, Exponentials, Logarithms, Guarded)
+        for form in (Attention, Causal, Einsum, Exponentials, Logarithms, Guarded, Masked, LogSums)
     },
     **{
         form.__name__: ((lambda form=form: Classifier(form)), LAYERS)

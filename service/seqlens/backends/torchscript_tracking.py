@@ -46,6 +46,7 @@ class Nature:
     weighed: Stage | None = None  # they are values times these weights, not yet summed
     exponential: int | None = None  # number of the exponential that they are
     total: int | None = None  # number of the exponential that they are the sum of
+    logsum_of: Key | None = None  # they are the logarithm of summed exponentials of what lies there
     logarithm: bool = False  # of a softmax
 
 
@@ -74,6 +75,8 @@ class Tracking:
             "aten::_safe_softmax": self._softmax,
             "aten::log_softmax": self._log_softmax,
             "aten::_log_softmax": self._log_softmax,
+            "aten::logsumexp": self._logsumexp,
+            "aten::sub": self._sub,
             "aten::exp": self._exp,
             "aten::div": self._div,
             "aten::mul": self._mul,
@@ -130,6 +133,18 @@ class Tracking:
     def _exp(self, call: Call, result: Tensor) -> Nature:
         if self._of(call.tensors[0]).logarithm:
             return self._candidate(call, result)
+        return self._exponential()
+
+    def _logsumexp(self, call: Call, result: Tensor) -> Nature:
+        return Nature(True, logsum_of=key_of(call.tensors[0]))
+
+    def _sub(self, call: Call, result: Tensor) -> Nature:
+        above, *below = call.tensors
+        return (
+            Nature(True, logarithm=self._of(below[0]).logsum_of == key_of(above)) if below else DATA
+        )
+
+    def _exponential(self) -> Nature:
         self._exponentials += 1
         return Nature(True, exponential=self._exponentials)
 
@@ -153,11 +168,17 @@ class Tracking:
         return nature if nature.data else DATA
 
     def _guard(self, call: Call, result: Tensor) -> Nature:
-        """Weights with some hidden, or scaled: the next stage of the same weights."""
+        """Weights with some hidden, or scaled: the next stage of the same weights.
+
+        Exponentials with some hidden are others: what they are divided by has to be their own sum.
+        """
         for tensor in call.tensors:
-            if (stage := self._of(tensor).weights) is not None:
-                alike = result.shape == tensor.shape
+            nature, alike = self._of(tensor), result.shape == tensor.shape
+            if nature.weights is not None:
+                stage = nature.weights
                 return Nature(True, weights=Stage(stage.candidate, stage.number + alike))
+            if nature.exponential is not None and alike:
+                return self._exponential()
         return DATA
 
     def _mul(self, call: Call, result: Tensor) -> Nature:

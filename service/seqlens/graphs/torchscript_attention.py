@@ -6,7 +6,7 @@ that weighs a constant table, are none.
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from seqlens.graphs.anatomy import AttentionKind, AttentionSite
@@ -16,9 +16,9 @@ from seqlens.graphs.torchscript_operators import (
     HIDING,
     PROJECTIONS,
     SHAPES_ONLY,
-    SUMS,
     VIEWS,
 )
+from seqlens.graphs.torchscript_softmax import Softmax, operands, softmaxes, weighing
 
 FUSED = (
     "aten::scaled_dot_product_attention",
@@ -27,8 +27,15 @@ FUSED = (
     "aten::_scaled_dot_product_attention_math",
     "aten::_scaled_dot_product_flash_attention_for_cpu",
 )
-_SOFTMAX = ("aten::softmax", "aten::_softmax")
-_BEFORE_SOFTMAX = VIEWS | HIDING | {"aten::mul", "aten::add", "aten::sub"}
+_BEFORE_SOFTMAX = (
+    VIEWS
+    | HIDING
+    | {
+        f"aten::{name}{in_place}"
+        for name in ("add", "sub", "mul", "div", "tanh", "clamp", "clamp_min", "clamp_max")
+        for in_place in ("", "_")
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,65 +46,47 @@ class FoundSite:
     projections: tuple[str, ...]  # dotted names of the weights of query, key and value
 
 
+@dataclass(frozen=True, slots=True)
+class _Attending:
+    """An operation that attends: a fused kernel, or a softmax with what it weighs in."""
+
+    operation: Operation
+    softmax: Softmax | None = None
+    weighing: Operation | None = None
+
+
 def attention_sites(flow: Flow) -> tuple[FoundSite, ...]:
     """All sites in order of execution, alternatives for one layer taken together."""
-    attending = [o for o in flow.of_kind(*FUSED, *_SOFTMAX) if _attends(flow, o)]
-    projections = {o.index: _projections(flow, o) for o in attending}
+    attending = {one.operation.index: one for one in _attending(flow)}
+    projections = {index: _projections(flow, one) for index, one in attending.items()}
 
     def key(operation: Operation) -> Hashable:
         return projections[operation.index][:1] or operation.index
 
-    groups = alternatives(attending, key)
-    sites = [_site(flow, group, projections[group[0].index]) for group in groups]
+    ordered = [attending[index].operation for index in sorted(attending)]
+    groups = [[attending[o.index] for o in group] for group in alternatives(ordered, key)]
+    sites = [_site(flow, group, projections[group[0].operation.index]) for group in groups]
     return tuple(_numbered(sites))
 
 
-def _attends(flow: Flow, operation: Operation) -> bool:
-    return operation.kind in FUSED or _weighing(flow, operation) is not None
+def _attending(flow: Flow) -> Iterator[_Attending]:
+    yield from (_Attending(operation) for operation in flow.of_kind(*FUSED))
+    for softmax in softmaxes(flow):
+        if (used := weighing(flow, softmax)) is not None:
+            yield _Attending(softmax.operation, softmax, used)
 
 
-def _weighing(flow: Flow, softmax: Operation) -> Operation | None:
-    """The operation in which the softmax weighs values that depend on the input."""
-    weights = {v.unique() for v in flow.reach(softmax.outputs[0], VIEWS | HIDING)}
-    for operation in _users(flow, weights):
-        others = [v for v in _operands(flow, operation) if v.unique() not in weights]
-        if not any(flow.depends_on(v) for v in others):
-            continue
-        if operation.kind in DATA_PRODUCTS:
-            return operation
-        if operation.kind == "aten::mul" and _summed(flow, operation):
-            return operation
-    return None
-
-
-def _users(flow: Flow, values: Iterable[int]) -> list[Operation]:
-    found = {user.index: user for value in values for user in flow.users.get(value, ())}
-    return [found[index] for index in sorted(found)]
-
-
-def _operands(flow: Flow, operation: Operation) -> list[Value]:
-    """Tensor operands; those of einsum lie in a list."""
-    operands: list[Value] = []
-    for value in operation.inputs:
-        made = flow.producer.get(value.unique())
-        listed = made is not None and made.kind == "prim::ListConstruct"
-        operands += made.inputs if made is not None and listed else [value]
-    return [v for v in operands if "Tensor" in str(v.type())]
-
-
-def _summed(flow: Flow, multiplication: Operation) -> bool:
-    products = {v.unique() for v in flow.reach(multiplication.outputs[0])}
-    return any(user.kind in SUMS for user in _users(flow, products))
-
-
-def _site(flow: Flow, group: list[Operation], projections: tuple[str, ...]) -> FoundSite:
-    kinds = [_kind(flow, operation) for operation in group]
-    heads = [flow.constant(o.argument("num_heads", "num_head")) for o in group]
+def _site(flow: Flow, group: list[_Attending], projections: tuple[str, ...]) -> FoundSite:
+    first = group[0].operation
+    kinds = [_kind(flow, one) for one in group]
+    if first.argument("qkv_weight") is not None:
+        kinds = kinds[:1]  # others read query and key behind the branches that told them apart
+    heads = [flow.constant(one.operation.argument("num_heads", "num_head")) for one in group]
     site = AttentionSite(
-        name=_module_name(projections) or group[0].kind.removeprefix("aten::"),
+        name=_module_name(projections) or _kernel_name(group[0]),
         layer=0,
         kind=next((kind for kind in kinds if kind != "unknown"), "unknown"),
-        operator=group[0].kind,
+        operator=first.kind.removesuffix("_"),  # of forms that work in place
         heads=next((h for h in heads if h is not None), None),
     )
     return FoundSite(site, projections)
@@ -121,15 +110,20 @@ def _module_name(projections: tuple[str, ...]) -> str:
     return module if weight == "in_proj_weight" else module.rpartition(".")[0] or module
 
 
-def _kind(flow: Flow, operation: Operation) -> AttentionKind:
+def _kernel_name(one: _Attending) -> str:
+    return "softmax" if one.softmax is not None else one.operation.kind.removeprefix("aten::")
+
+
+def _kind(flow: Flow, one: _Attending) -> AttentionKind:
+    operation = one.operation
     if operation.kind == "aten::_transformer_encoder_layer_fwd":
         return "self"
-    if operation.kind in FUSED:
+    if one.softmax is None:
         return _query_kind(flow, operation.inputs[0], operation.inputs[1])
-    scores = _scores(flow, operation)
+    scores = _scores(flow, one.softmax)
     if scores is None:
-        return "additive" if _after_tanh(flow, operation) else "pooling"
-    return _query_kind(flow, *_operands(flow, scores)[-2:])
+        return "additive" if _after_tanh(flow, one.softmax) else "pooling"
+    return _query_kind(flow, *operands(flow, scores)[-2:])
 
 
 def _query_kind(flow: Flow, query: Value, key: Value) -> AttentionKind:
@@ -147,36 +141,36 @@ def _sources(flow: Flow, value: Value) -> set[int]:
     return {v.unique() for v in flow.origins(value, through)}
 
 
-def _scores(flow: Flow, softmax: Operation) -> Operation | None:
+def _scores(flow: Flow, softmax: Softmax) -> Operation | None:
     """The product of two data-dependent operands that made the softmax's logits."""
-    for value in flow.origins(softmax.inputs[0], _BEFORE_SOFTMAX):
+    for value in flow.origins(softmax.logits, _BEFORE_SOFTMAX):
         made = flow.producer.get(value.unique())
         if made is not None and made.kind in DATA_PRODUCTS:
-            operands = _operands(flow, made)[-2:]
-            if sum(bool(flow.depends_on(v)) for v in operands) == 2:
+            factors = operands(flow, made)[-2:]
+            if sum(bool(flow.depends_on(v)) for v in factors) == 2:
                 return made
     return None
 
 
-def _after_tanh(flow: Flow, softmax: Operation) -> bool:
-    through = _BEFORE_SOFTMAX | PROJECTIONS
-    origins = flow.origins(softmax.inputs[0], through)
+def _after_tanh(flow: Flow, softmax: Softmax) -> bool:
+    through = (_BEFORE_SOFTMAX | PROJECTIONS) - {"aten::tanh", "aten::tanh_"}
+    origins = flow.origins(softmax.logits, through)
     made = [flow.producer.get(value.unique()) for value in origins]
-    return any(o is not None and o.kind == "aten::tanh" for o in made)
+    return any(o is not None and o.kind in ("aten::tanh", "aten::tanh_") for o in made)
 
 
-def _projections(flow: Flow, operation: Operation) -> tuple[str, ...]:
+def _projections(flow: Flow, one: _Attending) -> tuple[str, ...]:
     """Names of the weights of query, key and value, as far as they have names."""
-    packed = operation.argument("qkv_weight")
+    packed = one.operation.argument("qkv_weight")
     if packed is not None:
-        operands = [packed]
-    elif operation.kind in FUSED:
-        operands = operation.inputs[:3]
+        values = [packed]
+    elif one.softmax is None or one.weighing is None:
+        values = one.operation.inputs[:3]
     else:
-        scores, weighing = _scores(flow, operation), _weighing(flow, operation)
-        operands = _operands(flow, scores)[-2:] if scores else operation.inputs[:1]
-        operands += _operands(flow, weighing) if weighing else []
-    names = [name for value in operands for name in _weight_names(flow, value)]
+        scores = _scores(flow, one.softmax)
+        values = operands(flow, scores)[-2:] if scores else [one.softmax.logits]
+        values += operands(flow, one.weighing)
+    names = [name for value in values for name in _weight_names(flow, value)]
     return tuple(dict.fromkeys(names))
 
 
@@ -190,6 +184,8 @@ def _weight_names(flow: Flow, value: Value) -> list[str]:
         made = flow.producer.get(origin.unique())
         if made is None or made.kind in SHAPES_ONLY or made.kind not in PROJECTIONS:
             continue
-        paths = [flow.path(o) for v in made.inputs for o in flow.origins(v)]
+        # What a learned query is projected from has a name, too, but is no projection.
+        read = made.inputs[1:] if made.kind == "aten::linear" else made.inputs
+        paths = [flow.path(o) for v in read for o in flow.origins(v)]
         names += [p for p in paths if p is not None and not p.endswith("bias")]
     return names

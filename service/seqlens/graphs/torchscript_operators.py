@@ -30,5 +30,8 @@ SUMS = _aten("sum sum_to_size")
 EMBEDDINGS = _aten("embedding embedding_bag")
 LOOKUPS = _aten("embedding slice index index_select narrow gather")
 COMPARISONS = _aten("eq ne lt le gt ge __contains__")
+LOGICAL = _aten(
+    "bitwise_not logical_not bitwise_and logical_and bitwise_or logical_or __and__ __or__"
+)
 CONVOLUTIONS = _aten("conv1d conv2d conv_transpose1d _convolution convolution")
 NORMALIZATIONS = _aten("layer_norm batch_norm group_norm instance_norm rms_norm")
