@@ -118,6 +118,10 @@ dashboards: $(VENV)/.test-ready ## generate the Grafana dashboard anew
 docs: $(VENV)/.test-ready ## write the tables of the reference pages anew
 	$(BIN)/python docs/generate.py
 
+.PHONY: attention
+attention: $(VENV)/.test-ready ## measure the attention weights of all exporters anew: docs/reference/attention.md
+	SEQLENS_WRITE_ATTENTION_TABLE=1 $(BIN)/python -m pytest tests/graphs tests/backends
+
 .PHONY: bench
 bench: $(VENV)/.test-ready build/.exported ## measure against the offline limits
 	$(BIN)/python benchmarks/offline.py

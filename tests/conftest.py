@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support import attention_table
 
 START_SECONDS = 90
 
@@ -149,3 +150,8 @@ def seqlens() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+def pytest_sessionfinish() -> None:
+    """Write the table of attention weights, where its tests were asked to measure it anew."""
+    attention_table.write()

@@ -120,8 +120,6 @@ def largest_errors() -> Iterator[Errors]:
     yield found
     for (model, form, operator, maps), error in found.items():
         attention_table.record(model, form, {operator}, maps, error)
-    if attention_table.WRITING:
-        attention_table.write()
 
 
 def note(errors: Errors, key: tuple[str, str, str, int], found: Array, expected: Array) -> None:
