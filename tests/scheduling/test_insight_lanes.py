@@ -203,6 +203,19 @@ async def test_a_request_that_is_failed_ends_at_once_and_goes_on_no_more(
         await until(lambda: work.cancelled is True)
 
 
+async def test_what_a_failed_request_used_is_free_though_its_caller_stays(
+    lanes: InsightLanes, gate: threading.Event, until: Until
+) -> None:
+    freed: list[bool] = []
+    with lanes.place() as place:
+        place.afterwards(lambda: freed.append(True))
+        await place.run(lambda _: 1)
+        assert freed == []
+        place.fail(ModelNotReady("going"))
+        assert freed == [True]
+    assert freed == [True]
+
+
 async def test_draining_lets_requests_end_and_takes_no_more(lanes: InsightLanes) -> None:
     running = asyncio.create_task(run_alone(lanes, lambda _: time.sleep(0.02)))
     await asyncio.sleep(0)

@@ -112,7 +112,7 @@ class Calls:
         self._begin()
         try:
             yield call
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # the latter where an answer is a stream
             call.code = why_left()
             raise
         except SeqLensError as error:

@@ -256,14 +256,19 @@ class Place:
             self._give_up(piece)
 
     def fail(self, error: SeqLensError) -> None:
-        """Let the request end with this error, as soon as its caller asks for more."""
+        """Let the request end with this error, as soon as its caller asks for more.
+
+        What it used is free once no thread works for it, though its caller, who may be slow to
+        take what was made for it, still has the place.
+        """
         self._failure = self._failure or error
         if self._piece is not None:
             self._piece.fail(error)
             self._give_up(self._piece)
+        self._end()
 
     def afterwards(self, callback: Callable[[], None]) -> None:
-        """Call this once the request has left and none of its work runs any more."""
+        """Call this once none of the request's work runs, nor will run."""
         self._afterwards.append(callback)
 
     def leave(self) -> None:
@@ -290,8 +295,11 @@ class Place:
             self._piece = None
 
     def _end(self) -> None:
-        if self._left and self._piece is None:
+        if self._piece is not None:
+            return
+        if self._left:
             self._lanes.left(self, self._seconds)
+        if self._left or self._failure is not None:
             callbacks, self._afterwards = self._afterwards, []
             for callback in callbacks:
                 callback()
