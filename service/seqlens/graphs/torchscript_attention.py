@@ -14,6 +14,7 @@ from seqlens.graphs.torchscript_flow import Flow, Operation, Value, alternatives
 from seqlens.graphs.torchscript_operators import (
     DATA_PRODUCTS,
     HIDING,
+    NORMALIZATIONS,
     PROJECTIONS,
     SHAPES_ONLY,
     VIEWS,
@@ -35,6 +36,12 @@ _BEFORE_SOFTMAX = (
         for name in ("add", "sub", "mul", "div", "tanh", "clamp", "clamp_min", "clamp_max")
         for in_place in ("", "_")
     }
+)
+# Queries and keys are rotated by their places, and normalized.
+_AFTER_PROJECTION = (
+    VIEWS
+    | NORMALIZATIONS
+    | {f"aten::{name}" for name in ("mul", "div", "add", "sub", "neg", "cat", "stack")}
 )
 
 
@@ -136,9 +143,15 @@ def _query_kind(flow: Flow, query: Value, key: Value) -> AttentionKind:
 
 
 def _sources(flow: Flow, value: Value) -> set[int]:
-    """The values that query or key are projected from."""
-    through = VIEWS | PROJECTIONS | {"aten::mul", "aten::div"}
-    return {v.unique() for v in flow.origins(value, through)}
+    """The values that query or key are projected from, or that they are."""
+    projected = VIEWS | PROJECTIONS | {"aten::mul", "aten::div"}
+    found = {v.unique() for v in flow.origins(value, projected)}
+    for origin in flow.origins(value, _AFTER_PROJECTION):
+        made = flow.producer.get(origin.unique())
+        if made is not None and made.kind in PROJECTIONS:
+            data = [v for v in made.inputs if flow.depends_on(v)]
+            found |= {v.unique() for one in data for v in flow.origins(one, projected)}
+    return found
 
 
 def _scores(flow: Flow, softmax: Softmax) -> Operation | None:

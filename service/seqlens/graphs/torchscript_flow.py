@@ -189,12 +189,23 @@ class Flow:
         for operation in self.operations:
             if operation.kind not in SHAPES_ONLY and not operation.kind.startswith("prim::If"):
                 reached = set().union(*(depends[v.unique()] for v in operation.inputs))
-                for value in _written(operation):
+                for value in self._written(operation):
                     depends[value.unique()] |= reached
         for after, sources in self._same_before.items():
             for source in sources:
                 depends[after] |= depends[source.unique()]
         return sum(map(len, depends.values())) > before
+
+    def _written(self, operation: Operation) -> list[Value]:
+        """What it makes, what it writes into, and what that is a view of."""
+        written = list(operation.outputs)
+        in_place = operation.kind.endswith("_") and not operation.kind.endswith("__")
+        value = operation.inputs[0] if in_place or operation.kind == "aten::append" else None
+        while value is not None:
+            written.append(value)
+            made = self.producer.get(value.unique())
+            value = made.inputs[0] if in_place and made is not None and made.kind in VIEWS else None
+        return written
 
 
 def attribute(module: Module, path: str) -> Any:
@@ -226,11 +237,6 @@ def alternatives(
 def _exclusive(one: Operation, other: Operation) -> bool:
     ours, theirs = dict(one.blocks), dict(other.blocks)
     return any(ours[owner] != theirs[owner] for owner in ours.keys() & theirs.keys())
-
-
-def _written(operation: Operation) -> list[Value]:
-    in_place = operation.kind.endswith("_") or operation.kind == "aten::append"
-    return operation.outputs + (operation.inputs[:1] if in_place else [])
 
 
 def _same_values(
