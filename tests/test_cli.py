@@ -21,6 +21,18 @@ def test_version(seqlens: Run) -> None:
     assert seqlens("--version").stdout.strip() == __version__
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+def test_numpy_computes_on_the_thread_that_asks_it() -> None:
+    program = (
+        "import os, sys, contextlib; from seqlens.cli import main; sys.argv = ['', '--version']\n"
+        "with contextlib.suppress(SystemExit): main()\n"
+        "import numpy; numpy.ones((600, 600)) @ numpy.ones((600, 600))\n"
+        "print(len(os.listdir('/proc/self/task')))"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert shown.stdout.split()[-1] == "1", shown.stderr
+
+
 def test_help_names_the_commands_and_their_options(seqlens: Run) -> None:
     overview = seqlens("--help").stdout
     for name in ("serve", "inspect", "verify", "infer", "--config"):
