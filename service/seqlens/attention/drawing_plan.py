@@ -60,9 +60,14 @@ def plan_runs(
     if not together or not anatomy.batched or anatomy.fixed_batch is not None:
         return [(number,) for number in numbers]
     near = _NEAR if all(site.bears_padding for site in sites) else 1.0
+    own = {extent.input for site in sites for extent in (site.queries, site.keys)} - {""}
     alike: dict[object, list[int]] = {}
     for number in sorted(numbers, key=lambda number: sequences[number].length):
-        alike.setdefault(sharing_key(anatomy, sequences[number]), []).append(number)
+        inputs = sequences[number].inputs
+        # Positions of other inputs share no padding, not even where they are as many.
+        sizes = tuple(len(inputs[name]) for name in sorted(own) if name in inputs)
+        key = (sharing_key(anatomy, sequences[number]), sizes)
+        alike.setdefault(key, []).append(number)
     runs = [run for group in alike.values() for run in _shared(group, sites, sequences, near)]
     return sorted(runs)
 

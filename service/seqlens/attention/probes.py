@@ -25,6 +25,7 @@ _ROWS = (2, 3)
 _LENGTHS = ((5, 7), (17, 19), (67, 71), (269, 271))  # long ones for models that need them
 _OWN_LENGTHS = ((11, 13), (23, 29), (31, 37), (41, 43))
 _MORE_LENGTHS = (1, 2, 3, 6, 11, 18, 120)  # beyond the second, where two do not tell enough
+_MOST_OTHERS = 8  # inputs tried for a length of their own
 
 
 @dataclass(slots=True)
@@ -74,6 +75,7 @@ class Sizes:
     base: Mapping[str, int]
     other: Mapping[str, int]
     rows: int
+    alike: Mapping[str, tuple[str, ...]]  # by input with its own length: those that share it
 
 
 def find_axes(probe: SiteProbe, sizes: Sizes) -> dict[str, SiteAxes]:
@@ -107,11 +109,31 @@ def find_sizes(probe: SiteProbe) -> Sizes:
         except SeqLensError as error:
             failure = error
             continue
-        for one, (own, second) in zip(_others(probe.anatomy), _OWN_LENGTHS, strict=False):
-            if _runs(probe, {**base, one.name: own}):
-                base[one.name], other[one.name] = own, second
-        return Sizes(base, other, base.get(ROWS, probe.anatomy.fixed_batch or 1))
+        alike = _own_lengths(probe, base, other)
+        return Sizes(base, other, base.get(ROWS, probe.anatomy.fixed_batch or 1), alike)
     raise failure
+
+
+def _own_lengths(
+    probe: SiteProbe, base: dict[str, int], other: dict[str, int]
+) -> dict[str, tuple[str, ...]]:
+    """Add the inputs that run at lengths of their own; which others must then share each.
+
+    A decoder's tokens run at another length than the encoder's, together with their own mask.
+    """
+    free, alike = list(_OWN_LENGTHS), dict[str, tuple[str, ...]]()
+    others = _others(probe.anatomy)
+    for one in others:
+        if one.role not in (InputRole.SEQUENCE, InputRole.OTHER) or one.name in base or not free:
+            continue
+        pairs = ((mate.name,) for mate in others if mate is not one and mate.name not in base)
+        for mates in ((), *pairs):
+            if _runs(probe, {**base, **dict.fromkeys((one.name, *mates), free[0][0])}):
+                own, second = free.pop(0)
+                base.update(dict.fromkeys((one.name, *mates), own))
+                other[one.name], alike[one.name] = second, mates
+                break
+    return alike
 
 
 def inputs_of(anatomy: ModelAnatomy, sizes: Mapping[str, int]) -> dict[str, Array]:
@@ -163,10 +185,21 @@ def _more_lengths(anatomy: ModelAnatomy, sizes: Sizes) -> list[int]:
 
 
 def _others(anatomy: ModelAnatomy) -> list[InputAnatomy]:
-    """Sequence inputs beside the one whose positions are the sequence's length."""
+    """Inputs of positions beside the one whose positions are the sequence's length."""
     main = next((one for one in anatomy.sequence_inputs if one.time_axis is not None), None)
-    others = (one for one in anatomy.sequence_inputs if one is not main)
-    return [one for one in others if position_axis(one) is not None]
+    others = [one for one in anatomy.inputs if one is not main and _leads_with_positions(one)]
+    return others[:_MOST_OTHERS]
+
+
+def _leads_with_positions(one: InputAnatomy) -> bool:
+    """Whether positions come first in a sequence's part of an input, so that its size counts them.
+
+    The caches of a decoder have heads in front.
+    """
+    if one.made_by_server or one.role in (InputRole.LENGTHS, InputRole.STATE):
+        return False
+    place = position_axis(one)
+    return place is not None and (place == one.time_axis or place == (one.batch_axis == 0))
 
 
 def _check_runs(probe: SiteProbe, *settings: Mapping[str, int]) -> None:
@@ -183,7 +216,10 @@ def _runs(probe: SiteProbe, sizes: Mapping[str, int]) -> bool:
 
 
 def _settings(sizes: Sizes) -> list[dict[str, int]]:
-    changed = ({**sizes.base, name: size} for name, size in sizes.other.items())
+    changed = (
+        {**sizes.base, **dict.fromkeys((name, *sizes.alike.get(name, ())), size)}
+        for name, size in sizes.other.items()
+    )
     return [dict(sizes.base), *changed]
 
 
@@ -201,10 +237,14 @@ def _read(
 ) -> tuple[dict[str, SiteAxes], dict[str, str]]:
     """The axes of the sites that run, and for the others why they cannot be told."""
     found, unknown = {}, {}
+    told = sizes.other  # an input that shares another's length tells no more than that one
     for name in probe.names:
         try:
             found[name] = read_axes(
-                [Observation(at, one.weights[name]) for at, one in seen],
+                [
+                    Observation({one: at[one] for one in told}, seen_at.weights[name])
+                    for at, seen_at in seen
+                ],
                 sizes.rows,
                 frozen_length=probe.anatomy.fixed_length,
                 rolled=rolled.weights[name],

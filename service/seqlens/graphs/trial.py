@@ -72,6 +72,8 @@ def _values(one: InputAnatomy, shape: list[int], length: int, random: np.random.
         return np.zeros(shape)
     if one.trial_value is not None:
         return np.full(shape, one.trial_value)
+    if one.role is InputRole.OTHER and "mask" in one.name.lower():  # a decoder's own, for one
+        return np.ones(shape)
     if NUMPY_TYPES[one.datatype].kind == "f":
         return random.standard_normal(shape)
     return random.integers(0, one.vocabulary_size or SMALL_IDS, shape)
