@@ -73,13 +73,11 @@ def apart(weights: np.ndarray, expected: torch.Tensor) -> float:
     return float(difference.swapaxes(1, 2)[queries].max())
 
 
-# What the exporters themselves refuse, or write so that nothing can be seen.
+# What the exporters themselves refuse.
 LEGACY_REFUSES = {"Grouped"}  # enable_gqa
 DYNAMO_REFUSES = {"CausalEncoder", "BothMasksEncoder", "EncoderDecoder"}  # guards on data
-LEGACY_FREEZES = {"Pooling"}  # the length of a learned query's keys: it reads as a constant
-UNSEEN = {"LogSums"}  # exp(x - logsumexp(x)): not read as a softmax in ONNX
-LEGACY_MODELS = [n for n in MODELS if n not in LEGACY_REFUSES | LEGACY_FREEZES | UNSEEN]
-DYNAMO_MODELS = [n for n in MODELS if n not in DYNAMO_REFUSES | UNSEEN]
+LEGACY_MODELS = [n for n in MODELS if n not in LEGACY_REFUSES]
+DYNAMO_MODELS = [n for n in MODELS if n not in DYNAMO_REFUSES]
 QUICK = (("Attention", 18), ("BoolMasked", 23), ("Encoder", 24))
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import ModelProto, NodeProto, helper
@@ -17,6 +16,7 @@ from onnx.backend.test.case.node import attention as attention_cases
 from onnx.reference.ops.op_attention import _compute_attention
 from tests.support import attention_table
 from tests.support import onnx_models as models
+from tests.support.onnx_taps import run, tapped
 
 from seqlens.errors import NotInModel
 from seqlens.graphs.fused_product import open_product
@@ -51,27 +51,6 @@ class Case:
         graph = helper.make_graph([self.node], self.name, *values)
         opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid("com.microsoft", 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=10)
-
-
-def run(model: ModelProto, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
-
-
-def tapped(model: ModelProto, inputs: Mapping[str, Array]) -> list[Array]:
-    """Weights of all sites; the plain outputs must be the same to the last bit."""
-    sites = [tap.site.name for tap in read_taps(model).taps]
-    graph = tap_model(model, sites)
-    plain, found = run(model, inputs), run(graph.model, inputs)
-    for name, array in plain.items():
-        np.testing.assert_array_equal(found[name], array)
-    return [found[graph.outputs[site]] for site in sites]
 
 
 def product_errors(model: ModelProto, inputs: Mapping[str, Array]) -> list[float]:

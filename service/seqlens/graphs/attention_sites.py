@@ -122,19 +122,31 @@ def scores_of(flow: Flow, weights: Step) -> str:
     name = weights.input(0)
     if weights.operator == "Div":
         name = _raised(flow, name) or name
-    while (step := flow.producers.get(name)) and step.operator in {"Exp", "LogSoftmax"}:
+    while (step := flow.producers.get(name)) and (
+        step.operator in {"Exp", "LogSoftmax"} or _lessens_by_log_sum(flow, step)
+    ):
         name = step.input(0)
     return name
 
 
 def is_softmax(flow: Flow, step: Step) -> bool:
-    """Softmax itself, or one written out: exp(log_softmax(x)), exp(x) / sum(exp(x))."""
+    """Softmax itself, or one written out: exp(log_softmax(x)), exp(x) / sum(exp(x)), the like."""
     if step.operator == "Softmax":
         return True
     if step.operator == "Exp":
         source = flow.producers.get(step.input(0))
-        return source is not None and source.operator == "LogSoftmax"
+        if source is None:
+            return False
+        return source.operator == "LogSoftmax" or _lessens_by_log_sum(flow, source)
     return is_divided_by_sum(flow, step) and _raised(flow, step.input(0)) is not None
+
+
+def _lessens_by_log_sum(flow: Flow, step: Step) -> bool:
+    """Whether this is x - log(sum(exp(x))), a log_softmax written out."""
+    total = flow.producers.get(step.input(1))
+    if step.operator != "Sub" or total is None or total.operator != "ReduceLogSumExp":
+        return False
+    return total.input(0) == step.input(0)
 
 
 def is_divided_by_sum(flow: Flow, step: Step) -> bool:
@@ -190,9 +202,16 @@ def _chooses_experts(flow: Flow, step: Step) -> bool:
     """A gate over experts looks like attention, but its width never follows a length."""
     shape = flow.shapes.get(step.outputs[0], ())
     declared = [dim for name in flow.inputs for dim in flow.shapes.get(name, ())]
-    if not shape or not isinstance(shape[-1], int) or shape[-1] == 1:
+    if not shape or not isinstance(shape[-1], int) or shape[-1] == 1 or _asks_keys(flow, step):
         return False
     return shape[-1] not in declared and any(not isinstance(dim, int) for dim in declared)
+
+
+def _asks_keys(flow: Flow, step: Step) -> bool:
+    """Whether a learned query is multiplied by keys; a gate multiplies its input by weights."""
+    makers = walk_back(flow, scores_of(flow, step), _SCORE_PASSES)
+    product = next((maker for maker in makers if maker.operator in PRODUCTS), None)
+    return product is not None and product.input(0) not in flow.data
 
 
 def _fused_kind(flow: Flow, step: Step) -> AttentionKind:
@@ -234,7 +253,10 @@ def _adds_two_sources(flow: Flow, weights: Step) -> bool:
 def _weighs_data(flow: Flow, step: Step, others: list[str], derived: frozenset[str]) -> bool:
     if not any(o in flow.data and o not in derived for o in others):
         return False
-    return any(reader.operator in {"ReduceSum", "ReduceMean"} for reader, _ in flow.readers(step))
+    readers = [reader for reader, _ in flow.readers(step)]
+    if any(is_divided_by_sum(flow, reader) for reader in readers):
+        return False  # a mask: what is left of the weights is to sum to one again
+    return any(reader.operator in {"ReduceSum", "ReduceMean"} for reader in readers)
 
 
 def walk_forward(flow: Flow, start: Step) -> Iterator[tuple[Step, str]]:

@@ -34,7 +34,8 @@ def sums_another_axis(flow: Flow, step: Step, product: Step) -> bool:
 def _with_axis(flow: Flow, step: Step) -> Step:
     """The operator that states the axis of a softmax that is written out."""
     if step.operator == "Exp":
-        return flow.producers[step.input(0)]
+        source = flow.producers[step.input(0)]
+        return flow.producers[source.input(1)] if source.operator == "Sub" else source
     if step.operator == "Div":
         ancestors = flow.producers[step.input(1)]
         while ancestors.operator != "ReduceSum":
@@ -45,7 +46,7 @@ def _with_axis(flow: Flow, step: Step) -> Step:
 
 def _softmax_axis(flow: Flow, step: Step) -> int | None:
     stated = _with_axis(flow, step)
-    if stated.operator == "ReduceSum":
+    if stated.operator in {"ReduceSum", "ReduceLogSumExp"}:
         axes = _axes(flow, stated)
         return _from_end(flow, stated.input(0), axes[0]) if len(axes) == 1 else None
     default = -1 if flow.opset >= _SINGLE_AXIS else 1
