@@ -93,6 +93,25 @@ def test_frozen_sizes_do_not_hide_the_axes(frozen: dict[str, int], layout: str) 
     weights = np.random.default_rng(0).random((rows, HEADS, length, length))
     unfolded = unfold(LAYOUTS[layout][1](weights), axes["layer0"].axes, rows)
     np.testing.assert_array_equal(unfolded, weights)
+    # What is shorter than the only length is padded, and its maps are cut to its own.
+    assert (axes["layer0"].queries, axes["layer0"].keys) == (FULL, FULL)
+
+
+def test_a_fixed_length_may_have_positions_of_the_models_own() -> None:
+    weights = [np.full((rows, HEADS, 17, 17), 1 / 17) for rows in (2, 3)]
+    seen = [Observation({"rows": len(one)}, one) for one in weights]
+    with pytest.raises(AxesUnknown, match="not among the positions"):
+        read_axes(seen, 2, frozen_length=3)
+    axes = read_axes(seen, 2, frozen_length=3, own_positions=True)
+    assert (axes.axes, axes.heads) == (("batch", "head", "query", "key"), HEADS)
+    assert axes.queries == axes.keys == Extent(stride=0, offset=17)
+
+
+def test_windows_that_are_rows_of_the_batch_are_no_heads() -> None:
+    weights = [np.full((rows * 9, HEADS, 17, 17), 1 / 17) for rows in (2, 3)]
+    seen = [Observation({"rows": rows}, one) for rows, one in zip((2, 3), weights, strict=True)]
+    with pytest.raises(AxesUnknown, match="one by one"):
+        read_axes(seen, 2, frozen_length=3, own_positions=True)
 
 
 def test_where_no_length_can_change_a_gate_is_still_no_map() -> None:

@@ -29,6 +29,7 @@ from seqlens.sequences import Array, InputSequence
 PLAIN = NumpyTransformer(causal=True)
 REPORTS: dict[str, AttentionReport] = {}
 ALL = AttentionSelection()
+LONGEST = 9
 DATATYPES = {"FP32": np.float32, "FP16": np.float16, "UINT8": np.uint8}
 
 
@@ -65,9 +66,13 @@ def drawn(
 
 
 def spans(size: int) -> st.SearchStrategy[Span]:
+    """Spans that are not empty at any length from this one on."""
     edges = st.one_of(st.none(), st.integers(-size, size))
     return st.builds(Span, edges, edges).filter(
-        lambda one: len(range(size)[slice(one.start, one.stop)]) > 0
+        lambda one: all(
+            len(range(length)[slice(one.start, one.stop)]) > 0
+            for length in range(size, LONGEST + 1)
+        )
     )
 
 
@@ -111,7 +116,7 @@ def by_slicing(weights: Array, selection: AttentionSelection) -> tuple[Array, Ar
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_any_selection_is_a_numpy_slice_of_the_whole(data: st.DataObject) -> None:
-    lengths = data.draw(st.lists(st.integers(4, 9), min_size=1, max_size=3))
+    lengths = data.draw(st.lists(st.integers(4, LONGEST), min_size=1, max_size=3))
     selection = data.draw(selections(min(lengths)))
     sequences = [sequence(length, seed) for seed, length in enumerate(lengths)]
     sites = choose_sites(report_of(PLAIN), selection)
@@ -146,6 +151,15 @@ def test_any_selection_is_a_numpy_slice_of_the_whole(data: st.DataObject) -> Non
             size += got.weights.nbytes
             size += 0 if got.key_positions is None else got.key_positions.nbytes
     assert predicted_bytes(sites, lengths, selection) == size
+
+
+def test_maps_of_a_fixed_length_are_cut_to_what_is_no_padding() -> None:
+    fixed = NumpyTransformer(causal=True, fixed_length=LONGEST)
+    sequences = [sequence(length, seed) for seed, length in enumerate((4, LONGEST, 7))]
+    for name, maps in drawn(fixed, sequences).items():
+        for number, one in enumerate(sequences):
+            expected = PLAIN.weights(one.inputs["tokens"])[name]
+            np.testing.assert_allclose(maps[number].weights, expected, atol=1e-6, rtol=0)
 
 
 def reduced(whole: Array, selection: AttentionSelection) -> Array:

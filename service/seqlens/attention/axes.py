@@ -52,27 +52,33 @@ def read_axes(
     rows: int,
     *,
     frozen_length: int | None = None,
+    own_positions: bool = False,
     rolled: Array | None = None,
 ) -> SiteAxes:
     """Tell the axes from runs that differ from the first in one size each.
 
     ``rows`` are those of the first run, ``rolled`` its weights when every row moves to the next
     place: that settles in which order batch and heads are folded into one axis. Where the
-    model runs at one length only, axes of this length, or of equal sizes, are those of
-    positions. Raises ``AxesUnknown``.
+    model runs at one length only, axes of this length are those of positions; with
+    ``own_positions`` also axes of equal sizes, such as the patches of a picture. Raises
+    ``AxesUnknown``.
     """
     base = seen[0].weights
     followed = _followed(seen)
     frozen = LENGTH not in seen[0].sizes
     positions = _following_lengths(followed)
     if frozen:
-        positions += _frozen_positions(base, followed, frozen_length)
+        positions += _frozen_positions(base, followed, frozen_length, own_positions)
     key = _key_axis(seen, positions)
+    if frozen:
+        positions = [axis for axis in positions if base.shape[axis] == base.shape[key]]
     query = _query_axis(positions, key, frozen=frozen)
     axes = _with_batch(seen, followed, key, query, rows, rolled)
     if query is None:
         axes = _with_fixed_queries(axes)
-    extents = [_extent(seen, followed, axes, name) for name in ("query", "key")]
+    if frozen and base.shape[key] != frozen_length:
+        _check_whole(axes)
+    extents = [_extent(seen, followed, axes, name, frozen_length) for name in ("query", "key")]
     heads = unfold(base, axes, rows).shape[1]
     return SiteAxes(axes, heads, *extents)
 
@@ -134,13 +140,24 @@ def _following_lengths(followed: _Followed) -> list[int]:
     return [axis for axis, one in enumerate(followed) if one - {ROWS}]
 
 
-def _frozen_positions(base: Array, followed: _Followed, frozen_length: int | None) -> list[int]:
+def _frozen_positions(
+    base: Array, followed: _Followed, frozen_length: int | None, own_positions: bool
+) -> list[int]:
     """Axes that may be those of positions where the model runs at no other length."""
     still = [axis for axis, one in enumerate(followed) if not one and base.shape[axis] > 1]
-    if frozen_length is not None:
-        return [axis for axis in still if base.shape[axis] == frozen_length]
+    alike = [axis for axis in still if base.shape[axis] == frozen_length]
+    if any(sum_error(base, axis) <= _SUMS_TO_ONE for axis in alike):
+        return alike
+    if frozen_length is not None and not own_positions:
+        return alike
     sizes = [base.shape[axis] for axis in still]
     return [axis for axis in still if sizes.count(base.shape[axis]) > 1]
+
+
+def _check_whole(axes: tuple[Axis, ...]) -> None:
+    """Raise for parts of a picture that are rows of the batch: they are no heads."""
+    if "head" in axes and ("batch_and_head" in axes or "head_and_batch" in axes):
+        raise AxesUnknown("it looks at parts of the sequence one by one, as rows of the batch")
 
 
 def _key_axis(seen: Sequence[Observation], positions: Sequence[int]) -> int:
@@ -158,7 +175,7 @@ def _key_axis(seen: Sequence[Observation], positions: Sequence[int]) -> int:
         size = seen[0].weights.shape[constant[-1]]
         raise AxesUnknown(
             f"it sums to 1 over an axis of size {size} that follows no length: it chooses among "
-            "parts of the model, such as experts, not among positions"
+            "experts, channels or the like, not among the positions of a sequence"
         )
     raise AxesUnknown("it does not sum to 1 over any axis that follows a length")
 
@@ -238,7 +255,11 @@ def _with_fixed_queries(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
 
 
 def _extent(
-    seen: Sequence[Observation], followed: _Followed, axes: Sequence[Axis], name: Axis
+    seen: Sequence[Observation],
+    followed: _Followed,
+    axes: Sequence[Axis],
+    name: Axis,
+    frozen_length: int | None,
 ) -> Extent:
     """How the size of an axis follows from a number of positions."""
     if name not in axes:
@@ -247,7 +268,8 @@ def _extent(
     size = seen[0].weights.shape[axis]
     lengths = followed[axis]
     if not lengths:
-        return Extent(stride=0, offset=size)
+        # Shorter sequences are padded to the only length, and what is padding is cut off.
+        return Extent() if size == frozen_length else Extent(stride=0, offset=size)
     if len(lengths) > 1:
         raise AxesUnknown("an axis follows several lengths at once")
     length = next(iter(lengths))

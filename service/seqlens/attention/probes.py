@@ -237,6 +237,7 @@ def _read(
 ) -> tuple[dict[str, SiteAxes], dict[str, str]]:
     """The axes of the sites that run, and for the others why they cannot be told."""
     found, unknown = {}, {}
+    dotted = {t.site.name for t in probe.tapped.taps if t.site.kind in ("self", "cross")}
     told = sizes.other  # an input that shares another's length tells no more than that one
     for name in probe.names:
         try:
@@ -247,6 +248,7 @@ def _read(
                 ],
                 sizes.rows,
                 frozen_length=probe.anatomy.fixed_length,
+                own_positions=name in dotted,
                 rolled=rolled.weights[name],
             )
         except AxesUnknown as error:

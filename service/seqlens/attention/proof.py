@@ -90,7 +90,7 @@ def prove_sites(tapped: TappedModel, run: Run, *, seconds: float) -> AttentionRe
             trial.failure = str(error)
     sites = [*(_site(tap, trial) for tap in tapped.taps), *map(_untapped, tapped.untapped)]
     sites.sort(key=lambda site: site.site.layer)
-    findings = (*trial.remarks, *_findings(sites))
+    findings = (*trial.remarks, *_findings(sites, tapped.anatomy.fixed_length))
     return AttentionReport(tuple(sites), time.perf_counter() - started, findings)
 
 
@@ -222,22 +222,24 @@ def _untapped(one: Untapped) -> Site:
     return Site(one.site, (), proof, measured=False, tappable=False, note=one.reason)
 
 
-def _findings(sites: Iterable[Site]) -> Iterator[str]:
+def _findings(sites: Iterable[Site], fixed_length: int | None) -> Iterator[str]:
     """What people should know of these sites."""
+    if fixed_length is None:
+        drawn = "maps are drawn from unpadded runs"
+    else:
+        drawn = f"so maps of sequences shorter than {fixed_length} positions say little"
     for site in sites:
         if not site.tappable:
             yield f"attention {site.name!r} cannot be drawn: {site.note}"
         elif not site.proof.proved:
             yield f"attention {site.name!r} is not proved: {site.proof.reason}"
         elif not site.bears_padding:
-            yield f"attention {site.name!r}: {_why_unpadded(site.proof)}"
+            yield f"attention {site.name!r}: {_what_padding_does(site.proof)}, {drawn}"
 
 
-def _why_unpadded(proof: SiteProof) -> str:
+def _what_padding_does(proof: SiteProof) -> str:
     if proof.padding_weight is None or proof.padded_error is None:
-        return "padding was not tried, maps are drawn from unpadded runs"
+        return "padding was not tried"
     if proof.padding_weight > _PADDING_WEIGHT:
-        what = f"padding gets up to {proof.padding_weight:.2g} of a query's weight"
-    else:
-        what = f"padding moves its weights by up to {proof.padded_error:.2g}"
-    return f"{what}, maps are drawn from unpadded runs"
+        return f"padding gets up to {proof.padding_weight:.2g} of a query's weight"
+    return f"padding moves its weights by up to {proof.padded_error:.2g}"
