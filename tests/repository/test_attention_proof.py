@@ -23,7 +23,7 @@ class Untappable(NumpyEngine):
 def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[NumpyEngine]]:
     """The engines that were opened up."""
     engines: list[NumpyEngine] = []
-    monkeypatch.setattr(NumpyEngine, "tapped", engines.append)
+    monkeypatch.setattr(NumpyEngine, "tapped", lambda engine: engines.append(engine))
     return engines
 
 

@@ -84,7 +84,7 @@ def test_a_truncated_file_is_ignored(tmp_path: Path) -> None:
 
 def test_an_entry_of_another_format_is_not_used(tmp_path: Path) -> None:
     cache = ProofCache(tmp_path)
-    cache.put("key", Remembered("cpu", anatomy(), Proof(1.0, 1.0), (), format=0))
+    cache.put("key", Remembered("cpu", anatomy(), Proof(1.0, 1.0), (), AttentionReport(), format=0))
     assert cache.get("key") is None
 
 
