@@ -17,8 +17,10 @@ from tests.support.onnx_models import (
     FLOAT,
     INT64,
     VOCABULARY,
+    Recurrent,
     Transformer,
     built,
+    export,
     masked,
     recurrent,
 )
@@ -235,6 +237,19 @@ except Exception:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (b"", b"")
+
+
+def test_recurrent_layers_in_float16_do_not_take_the_process_down(tmp_path: Path) -> None:
+    model = export(Recurrent("GRU").half(), [torch.ones(2, 5, dtype=torch.int64)], ["x"])
+    onnx.save(model, tmp_path / "model.onnx")
+    script = (
+        "import sys; from pathlib import Path; from seqlens.backends.base import LoadOptions; "
+        "from seqlens.backends.onnx import OnnxBackend; "
+        "print(OnnxBackend().load(Path(sys.argv[1]), LoadOptions()).anatomy.precision)"
+    )
+    program = [sys.executable, "-c", script, str(tmp_path / "model.onnx")]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "fp16"), done.stderr
 
 
 def test_importing_the_backend_imports_no_runtime() -> None:

@@ -19,6 +19,9 @@ _SILENT = 4  # severity: probes fail on purpose, and every failure comes back as
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 # A fusion whose CPU kernel takes several times as long as what it replaces.
 _SLOW_FUSIONS = ["SkipLayerNormFusion"]
+# Rearranges convolutions in float32 only, and takes the whole process down on recurrent layers in
+# float16 (ONNX Runtime 1.32 on x86).
+_CRASHES_ON_HALVES = ["NchwcTransformer"]
 _SMALLEST_SHARED = 256  # elements; what is smaller may be a shape, which must be readable
 _SHARED_TYPES = frozenset(
     {
@@ -68,10 +71,19 @@ def open_session(
             model.SerializeToString(),
             options,
             providers=_providers(device),
-            disabled_optimizers=_SLOW_FUSIONS,
+            disabled_optimizers=_SLOW_FUSIONS + (_CRASHES_ON_HALVES if _has_halves(model) else []),
         )
     except Exception as error:  # ONNX Runtime raises a class of its own for each kind of failure
         raise ModelRejected(f"ONNX Runtime refuses {path.name}: {_refusal(str(error))}") from error
+
+
+def _has_halves(model: ModelProto) -> bool:
+    """Whether anything in a model's main graph is float16."""
+    graph = model.graph
+    values = (*graph.input, *graph.output, *graph.value_info)
+    types = {tensor.data_type for tensor in graph.initializer}
+    types |= {value.type.tensor_type.elem_type for value in values}
+    return TensorProto.FLOAT16 in types
 
 
 def share_weights(model: ModelProto) -> tuple[ModelProto, SharedWeights]:
