@@ -3,21 +3,14 @@
 import numpy as np
 import pytest
 from onnx import ModelProto
-from tests.backends.test_torchscript_transformers import Answering, asked, eager_weights, made
 from tests.support import attention_table
 from tests.support.onnx_models import export
 from tests.support.onnx_taps import tapped
+from tests.support.transformers_models import KINDS, Answering, asked, eager_weights, made
 
 from seqlens.graphs.onnx_graph import read_onnx
 
 EXACT = 1e-5
-_LAYER = ["self", "cross"]
-KINDS = {
-    "bert": ["self", "self"],
-    "gpt2": ["self", "self"],
-    "llama": ["self", "self"],  # two heads share keys and values
-    "t5": ["self", "self", *_LAYER, *_LAYER],  # with a bias by distance
-}
 
 
 def exported(name: str, attention: str) -> ModelProto:
@@ -29,7 +22,7 @@ def exported(name: str, attention: str) -> ModelProto:
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "t5"])
 def test_weights_are_those_of_eager_attentions(name: str, attention: str) -> None:
     model = exported(name, attention)
     sites = read_onnx(model).attention_sites
