@@ -82,6 +82,7 @@ class AttentionProof:
     feedback_error: float | None  # outputs, when the drawn weights are put back in
     uniform_movement: float | None  # outputs, when uniform weights are put in: importance
     product_error: float | None  # fused kernels: weights times values, to their output
+    padded_error: float | None  # weights, in a padded batch against alone
 
 
 @dataclass(frozen=True, slots=True)

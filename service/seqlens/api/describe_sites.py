@@ -34,4 +34,5 @@ def _proof(proof: SiteProof, axes: tuple[str, ...]) -> pb.AttentionProof:
         feedback_error=proof.feedback_error,
         uniform_movement=proof.uniform_movement,
         product_error=proof.product_error,
+        padded_error=proof.padded_error,
     )

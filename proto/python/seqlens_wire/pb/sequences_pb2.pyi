@@ -705,6 +705,7 @@ class AttentionProof(_message.Message):
     FEEDBACK_ERROR_FIELD_NUMBER: _builtins.int
     UNIFORM_MOVEMENT_FIELD_NUMBER: _builtins.int
     PRODUCT_ERROR_FIELD_NUMBER: _builtins.int
+    PADDED_ERROR_FIELD_NUMBER: _builtins.int
     proved: _builtins.bool
     reason: _builtins.str
     """why it is not"""
@@ -722,6 +723,8 @@ class AttentionProof(_message.Message):
     """outputs, when uniform weights are put in: importance"""
     product_error: _builtins.float
     """fused kernels: weights times values, to their output"""
+    padded_error: _builtins.float
+    """weights, in a padded batch against alone"""
     @_builtins.property
     def axes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """of the tensor: batch, head, query, key, constant"""
@@ -739,15 +742,18 @@ class AttentionProof(_message.Message):
         feedback_error: _builtins.float | None = ...,
         uniform_movement: _builtins.float | None = ...,
         product_error: _builtins.float | None = ...,
+        padded_error: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_feedback_error", b"_feedback_error", "_output_error", b"_output_error", "_padding_weight", b"_padding_weight", "_product_error", b"_product_error", "_repeat_error", b"_repeat_error", "_row_sum_error", b"_row_sum_error", "_uniform_movement", b"_uniform_movement", "feedback_error", b"feedback_error", "output_error", b"output_error", "padding_weight", b"padding_weight", "product_error", b"product_error", "repeat_error", b"repeat_error", "row_sum_error", b"row_sum_error", "uniform_movement", b"uniform_movement"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_feedback_error", b"_feedback_error", "_output_error", b"_output_error", "_padded_error", b"_padded_error", "_padding_weight", b"_padding_weight", "_product_error", b"_product_error", "_repeat_error", b"_repeat_error", "_row_sum_error", b"_row_sum_error", "_uniform_movement", b"_uniform_movement", "feedback_error", b"feedback_error", "output_error", b"output_error", "padded_error", b"padded_error", "padding_weight", b"padding_weight", "product_error", b"product_error", "repeat_error", b"repeat_error", "row_sum_error", b"row_sum_error", "uniform_movement", b"uniform_movement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_feedback_error", b"_feedback_error", "_output_error", b"_output_error", "_padding_weight", b"_padding_weight", "_product_error", b"_product_error", "_repeat_error", b"_repeat_error", "_row_sum_error", b"_row_sum_error", "_uniform_movement", b"_uniform_movement", "axes", b"axes", "feedback_error", b"feedback_error", "output_error", b"output_error", "padding_weight", b"padding_weight", "product_error", b"product_error", "proved", b"proved", "reason", b"reason", "repeat_error", b"repeat_error", "row_sum_error", b"row_sum_error", "uniform_movement", b"uniform_movement"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_feedback_error", b"_feedback_error", "_output_error", b"_output_error", "_padded_error", b"_padded_error", "_padding_weight", b"_padding_weight", "_product_error", b"_product_error", "_repeat_error", b"_repeat_error", "_row_sum_error", b"_row_sum_error", "_uniform_movement", b"_uniform_movement", "axes", b"axes", "feedback_error", b"feedback_error", "output_error", b"output_error", "padded_error", b"padded_error", "padding_weight", b"padding_weight", "product_error", b"product_error", "proved", b"proved", "reason", b"reason", "repeat_error", b"repeat_error", "row_sum_error", b"row_sum_error", "uniform_movement", b"uniform_movement"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__feedback_error: _TypeAlias = _typing.Literal["feedback_error"]  # noqa: Y015
     _WhichOneofArgType__feedback_error: _TypeAlias = _typing.Literal["_feedback_error", b"_feedback_error"]  # noqa: Y015
     _WhichOneofReturnType__output_error: _TypeAlias = _typing.Literal["output_error"]  # noqa: Y015
     _WhichOneofArgType__output_error: _TypeAlias = _typing.Literal["_output_error", b"_output_error"]  # noqa: Y015
+    _WhichOneofReturnType__padded_error: _TypeAlias = _typing.Literal["padded_error"]  # noqa: Y015
+    _WhichOneofArgType__padded_error: _TypeAlias = _typing.Literal["_padded_error", b"_padded_error"]  # noqa: Y015
     _WhichOneofReturnType__padding_weight: _TypeAlias = _typing.Literal["padding_weight"]  # noqa: Y015
     _WhichOneofArgType__padding_weight: _TypeAlias = _typing.Literal["_padding_weight", b"_padding_weight"]  # noqa: Y015
     _WhichOneofReturnType__product_error: _TypeAlias = _typing.Literal["product_error"]  # noqa: Y015
@@ -762,6 +768,8 @@ class AttentionProof(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__feedback_error) -> _WhichOneofReturnType__feedback_error | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output_error) -> _WhichOneofReturnType__output_error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__padded_error) -> _WhichOneofReturnType__padded_error | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__padding_weight) -> _WhichOneofReturnType__padding_weight | None: ...
     @_typing.overload

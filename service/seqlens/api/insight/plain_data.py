@@ -43,6 +43,7 @@ class ProofData(TypedDict):
     feedback_error: NotRequired[float]
     uniform_movement: NotRequired[float]
     product_error: NotRequired[float]
+    padded_error: NotRequired[float]
 
 
 class SiteData(TypedDict):

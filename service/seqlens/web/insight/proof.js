@@ -8,7 +8,11 @@ const ERRORS = {
   feedback_error: "answers, when the drawn weights are put back in",
   uniform_movement: "answers, when uniform weights are put in instead (they should move)",
   product_error: "weights times values, to the kernel's own output",
+  padded_error: "weights, in a padded batch against alone (if they move, each is drawn alone)",
 };
+
+// These say how the weights are drawn, and not how wrong they may be.
+const NO_ERRORS = ["uniform_movement", "padding_weight", "padded_error"];
 
 function proofOf(site) {
   const proof = site.proof;
@@ -16,7 +20,7 @@ function proofOf(site) {
     ? ["measured", "These are the weights that the model itself computes."]
     : ["recomputed", "A fused kernel keeps its weights to itself: these are computed from what it reads."];
   const known = Object.entries(ERRORS).filter(([name]) => Number.isFinite(proof[name]));
-  const worst = Math.max(0, ...known.filter(([name]) => name !== "uniform_movement").map(([name]) => proof[name]));
+  const worst = Math.max(0, ...known.filter(([name]) => !NO_ERRORS.includes(name)).map(([name]) => proof[name]));
   const status = proof.proved
     ? make("span", { class: "badge" }, `✓ proved, errors up to ${magnitude(worst)}`)
     : make("span", { class: "badge warn" }, "! unproved");
