@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.numpy_recurrent import features, recurrent, tokens
+from tests.support.numpy_recurrent import VOCABULARY, features, recurrent, tokens
 
 from seqlens.attention.influence import measure, predict, shares_of
 from seqlens.attention.questions import Cost, InfluenceQuestion, Target
@@ -175,8 +175,8 @@ def test_a_target_of_more_rows_than_positions_shows_all_of_them() -> None:
     assert (answer.maps[1].values[0] > 0).all()
     assert not np.triu(answer.maps[1].values[1:], 1).any()
     assert answer.taken.runs == cost.runs
-    with pytest.raises(InvalidRequest, match="output_positions: got 6, expected from -6 to 5"):
-        ask(model, InfluenceQuestion(output_positions=(6,)), 5)
+    short = ask(model, InfluenceQuestion(output_positions=(6,)), 5).errors[0]
+    assert str(short) == "output_positions: got 6, expected from -6 to 5"
 
 
 class Broken(Masked):
@@ -187,8 +187,46 @@ class Broken(Masked):
 
 
 def test_answers_that_are_no_numbers_are_not_compared() -> None:
-    with pytest.raises(InvalidRequest, match="not finite"):
-        ask(Broken(recurrent()), InfluenceQuestion(replacement_tokens=(7,)), 4)
+    answer = ask(Broken(recurrent()), InfluenceQuestion(replacement_tokens=(7,)), 4)
+    assert "not finite" in str(answer.errors[0])
+    assert not answer.maps
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        (InfluenceQuestion(input_positions=(6,)), "input_positions: got 6, expected from -6 to 5"),
+        (InfluenceQuestion(input_positions=(0, -7)), "input_positions: got -7"),
+        (InfluenceQuestion(output_positions=(6,)), "output_positions: got 6"),
+        (InfluenceQuestion(("jacobian",), input_positions=(6,), exact=True), "got 6"),
+    ],
+)
+def test_a_position_that_one_sequence_does_not_have_costs_the_others_nothing(
+    question: InfluenceQuestion, message: str
+) -> None:
+    model, by_distance = recurrent(), replace(question, by_distance=True)
+    cost = predict(model, by_distance, [9, 6], lambda length, rows: 1.0)
+    assert cost == predict(model, by_distance, [9], lambda length, rows: 1.0)
+    mixed, alone = ask(model, by_distance, 9, 6), ask(model, by_distance, 9)
+    assert list(mixed.errors) == [1]
+    assert message in str(mixed.errors[1])
+    (one,), (expected,) = mixed.maps, alone.maps
+    np.testing.assert_array_equal(one.values, expected.values)
+    np.testing.assert_array_equal(mixed.by_distance[0].counts, alone.by_distance[0].counts)
+
+
+def test_positions_asked_for_twice_are_looked_at_once() -> None:
+    question = InfluenceQuestion(input_positions=(0, 0, -4), output_positions=(3, -1))
+    (one,) = ask(recurrent(), question, 4).maps
+    assert (one.output_positions, one.input_positions) == ((3,), (0,))
+
+
+def test_more_replacements_than_there_are_tokens_take_no_longer() -> None:
+    def runs(replacements: int) -> int:
+        question = InfluenceQuestion(replacements=replacements)
+        return predict(recurrent(), question, [9], lambda length, rows: 1.0).runs
+
+    assert runs(2**32 - 1) == runs(VOCABULARY) > runs(2)
 
 
 INTEGERS = (OutputAnatomy("ids", "INT64", (-1, -1), OutputRole.PER_STEP, 0, (1,)),)
@@ -203,9 +241,6 @@ INTEGERS = (OutputAnatomy("ids", "INT64", (-1, -1), OutputRole.PER_STEP, 0, (1,)
         (InfluenceQuestion(target=Target(class_index=-1)), "from 0 to 3"),
         (InfluenceQuestion(target=Target("hidden", class_index=5)), "from 0 to 4"),
         (InfluenceQuestion(target=Target("", 1, True)), "expected one"),
-        (InfluenceQuestion(input_positions=(6,)), "input_positions: got 6, expected from -6 to 5"),
-        (InfluenceQuestion(input_positions=(0, -7)), "got -7"),
-        (InfluenceQuestion(output_positions=(6,)), "output_positions: got 6"),
         (InfluenceQuestion(replacements=0), "at least 1"),
         (InfluenceQuestion(directions=0), "at least 1"),
         (InfluenceQuestion(("gradient",)), "occlusion or jacobian"),

@@ -321,16 +321,16 @@ def test_maps_of_models_that_leave_out_positions_have_those_that_are_left(togeth
 @pytest.mark.parametrize(
     ("selection", "field", "expected"),
     [
-        ({"layers": (2,)}, "layers", "0 or 1, or -2 to -1"),
-        ({"layers": (-3,)}, "layers", "0 or 1"),
-        ({"sites": ("layer9",)}, "sites", "'layer0', 'layer1'"),
-        ({"heads": (0, 4)}, "heads", "0 to 3 in 'layer0'"),
-        ({"heads": (-1,)}, "heads", "0 to 3"),
-        ({"top_k": -1}, "top_k", "at least 0"),
-        ({"reduce_heads": "median"}, "reduce_heads", "'mean', 'max'"),
-        ({"datatype": "INT8"}, "datatype", "'FP32', 'FP16', 'UINT8'"),
-        ({"rollout": True, "reduce_heads": "max"}, "reduce_heads", "'', 'mean'"),
-        ({"last_query": True, "queries": Span(0)}, "last_query", "one of the two"),
+        ({"layers": (2,)}, "selection.layers", "0 or 1, or -2 to -1"),
+        ({"layers": (-3,)}, "selection.layers", "0 or 1"),
+        ({"sites": ("layer9",)}, "selection.sites", "'layer0', 'layer1'"),
+        ({"heads": (0, 4)}, "selection.heads", "0 to 3 in 'layer0'"),
+        ({"heads": (-1,)}, "selection.heads", "0 to 3"),
+        ({"top_k": -1}, "selection.top_k", "at least 0"),
+        ({"reduce_heads": "median"}, "selection.reduce_heads", "'mean', 'max'"),
+        ({"datatype": "INT8"}, "selection.datatype", "'FP32', 'FP16', 'UINT8'"),
+        ({"rollout": True, "reduce_heads": "max"}, "selection.reduce_heads", "'', 'mean'"),
+        ({"last_query": True, "queries": Span(0)}, "selection.last_query", "one of the two"),
     ],
 )
 def test_what_a_model_does_not_have_is_named(
@@ -345,12 +345,12 @@ def test_what_a_model_does_not_have_is_named(
 @pytest.mark.parametrize(
     ("selection", "field"),
     [
-        ({"queries": Span(9)}, "queries"),
-        ({"queries": Span(0, 6)}, "queries"),
-        ({"queries": Span(-6)}, "queries"),
-        ({"queries": Span(2, 2)}, "queries"),
-        ({"keys": Span(3, -3)}, "keys"),
-        ({"keys": Span(5)}, "keys"),
+        ({"queries": Span(9)}, "selection.query_start"),
+        ({"queries": Span(0, 6)}, "selection.query_start"),
+        ({"queries": Span(-6)}, "selection.query_start"),
+        ({"queries": Span(None, 0)}, "selection.query_stop"),
+        ({"keys": Span(3, -3)}, "selection.key_start"),
+        ({"keys": Span(5)}, "selection.key_start"),
     ],
 )
 def test_spans_beyond_a_sequence_are_refused_before_any_work(selection: Any, field: str) -> None:
@@ -443,3 +443,10 @@ def test_advice_does_fit(limit: int) -> None:
         assert "last_query" in advice
     if limit <= 40:
         assert "sequences of at most" in advice
+
+
+def test_advice_is_given_once() -> None:
+    sites = report_of(PLAIN).sites
+    rollout = AttentionSelection(rollout=True)
+    advice = fitting_selection(sites, [40, 30], rollout, lambda *_: True)
+    assert advice == "ask for one sequence at a time, or last_query, or top_k=8"

@@ -58,16 +58,18 @@ def rollout_site(sites: Sequence[Site]) -> Site:
 
 
 def _check_selection(selection: AttentionSelection) -> None:
-    _check_among("datatype", selection.datatype, get_args(MapDatatype))
+    _check_among("selection.datatype", selection.datatype, get_args(MapDatatype))
     reductions = get_args(Reduction)
     _check_among(
-        "reduce_heads", selection.reduce_heads, reductions[:2] if selection.rollout else reductions
+        "selection.reduce_heads",
+        selection.reduce_heads,
+        reductions[:2] if selection.rollout else reductions,
     )
     if selection.top_k < 0:
-        raise InvalidRequest("top_k", got=str(selection.top_k), expected="at least 0")
+        raise InvalidRequest("selection.top_k", got=str(selection.top_k), expected="at least 0")
     if selection.last_query and selection.queries != Span():
         raise InvalidRequest(
-            "last_query", got="a span of queries as well", expected="one of the two"
+            "selection.last_query", got="a span of queries as well", expected="one of the two"
         )
 
 
@@ -82,8 +84,10 @@ def _by_name(report: AttentionReport, selection: AttentionSelection) -> Iterator
     for name in selection.sites:
         if name not in sites:
             known = ", ".join(repr(one.name) for one in report.sites if one.drawable)
-            raise InvalidRequest("sites", got=repr(name), expected=f"one of {known or 'none'}")
-        _check_drawable("sites", sites[name])
+            raise InvalidRequest(
+                "selection.sites", got=repr(name), expected=f"one of {known or 'none'}"
+            )
+        _check_drawable("selection.sites", sites[name])
         yield name
 
 
@@ -102,19 +106,19 @@ def _by_layer(report: AttentionReport, selection: AttentionSelection) -> Iterato
         layer = asked + count if asked < 0 else asked
         if layer not in layers:
             raise InvalidRequest(
-                "layers",
+                "selection.layers",
                 got=str(asked),
                 expected=f"{_few(layers)}, or {-count} to -1 from the end",
             )
         here = [site for site in report.sites if site.site.layer == layer]
         proved = [site for site in here if site.proof.proved]
         if not proved:
-            _check_drawable("layers", here[0])
+            _check_drawable("selection.layers", here[0])
             raise InvalidRequest(
-                "layers",
+                "selection.layers",
                 got=str(asked),
                 expected=f"a proved layer; {here[0].name!r} is not ({here[0].proof.reason}) "
-                "and is drawn only if asked for by name in sites",
+                "and is drawn only if asked for by name in selection.sites",
             )
         yield from (site.name for site in proved)
 
@@ -154,7 +158,7 @@ def _check_heads(sites: Sequence[Site], selection: AttentionSelection) -> None:
         for head in selection.heads:
             if not 0 <= head < heads:
                 raise InvalidRequest(
-                    "heads", got=str(head), expected=f"0 to {heads - 1} in {site.name!r}"
+                    "selection.heads", got=str(head), expected=f"0 to {heads - 1} in {site.name!r}"
                 )
 
 
@@ -167,11 +171,13 @@ def _check_rollout(sites: Sequence[Site]) -> None:
         if not _rolls(site):
             kind = site.site.kind
             raise InvalidRequest(
-                "rollout", got=f"{site.name!r}, {kind} attention", expected="self-attention only"
+                "selection.rollout",
+                got=f"{site.name!r}, {kind} attention",
+                expected="self-attention only",
             )
         if site.keys != sites[0].keys:
             raise InvalidRequest(
-                "rollout",
+                "selection.rollout",
                 got=f"{sites[0].name!r} and {site.name!r}, over different positions",
                 expected="layers of one stack",
             )

@@ -51,18 +51,17 @@ def plan_cut(site: Site, selection: AttentionSelection, queries: int, keys: int)
     Raises ``InvalidRequest`` for spans that are empty or beyond the map.
     """
     span = Span(-1) if selection.last_query else selection.queries
-    field = "last_query" if selection.last_query else "queries"
     return Cut(
         heads=tuple(dict.fromkeys(selection.heads)) or tuple(range(site.site.heads or 1)),
-        queries=_resolve(field, span, queries, site),
-        keys=_resolve("keys", selection.keys, keys, site),
+        queries=_resolve("query", span, queries, site),
+        keys=_resolve("key", selection.keys, keys, site),
         top_k=selection.top_k,
         reduce_heads=selection.reduce_heads,
         datatype=selection.datatype,
     )
 
 
-def _resolve(field: str, span: Span, size: int, site: Site) -> range:
+def _resolve(axis: str, span: Span, size: int, site: Site) -> range:
     start, stop = (
         edge if edge is None or edge >= 0 else edge + size for edge in (span.start, span.stop)
     )
@@ -71,7 +70,7 @@ def _resolve(field: str, span: Span, size: int, site: Site) -> range:
         return range(start, stop)
     edges = (f"{edge if edge is not None else ''}" for edge in (span.start, span.stop))
     raise InvalidRequest(
-        field,
+        f"selection.{axis}_{'stop' if span.start is None else 'start'}",
         got=":".join(edges),
         expected=f"a span that is not empty, within the {size} positions of {site.name!r}",
     )

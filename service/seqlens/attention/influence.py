@@ -5,6 +5,8 @@ position's embedding. Both mean the same for RNN, LSTM, GRU and Transformer in e
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 
@@ -50,7 +52,8 @@ def predict(
     """What the question will take for sequences of these lengths.
 
     Runs the model once or twice on a random sequence as short as the shortest, to see what it
-    has. Raises ``InvalidRequest`` for what is wrong with the question, positions included, and
+    has. Sequences without the positions that are asked for take nothing. Raises
+    ``InvalidRequest`` for what is wrong with the question whatever the sequence, and
     ``NotInModel`` for what the model does not have.
     """
     _check_lengths(lengths)
@@ -60,8 +63,9 @@ def predict(
     cost = Cost(0, 0.0)
     for length in lengths:
         for measure_name in question.measures:
-            more = _cost(subject, measure_name, method, stack, length, forward_seconds)
-            cost = Cost(cost.runs + more.runs, cost.seconds + more.seconds)
+            with suppress(InvalidRequest):  # measuring tells it of its sequence
+                more = _cost(subject, measure_name, method, stack, length, forward_seconds)
+                cost = Cost(cost.runs + more.runs, cost.seconds + more.seconds)
     return cost
 
 
@@ -76,26 +80,34 @@ def measure(
 ) -> InfluenceAnswer:
     """Influence maps of all sequences, one for each measure, and summaries if asked for.
 
-    ``together``: rows of equal length may share a run. ``cost`` is what was predicted.
-    ``cancelled`` is asked before every run; when it says so ``CallerLeft`` is raised. Raises what
-    ``predict`` does, and ``InvalidRequest`` for replacement tokens outside the vocabulary.
+    What is wrong with a sequence, such as a position that it does not have, costs the others
+    nothing: it is among the answer's errors, and no maps are. ``together``: rows of equal length
+    may share a run. ``cost`` is what was predicted. ``cancelled`` is asked before every run; when
+    it says so ``CallerLeft`` is raised. Raises what ``predict`` does.
     """
     _check_lengths([one.length for one in sequences])
     runs = Runs(tapped, cancelled)
     subject = understand(tapped, question, sequences[0], together=together)
     gradient = _wants_exact(question) and has_gradient(subject, sequences[0])
-    maps = [
-        _map(subject, name, subject.part(runs, sequence), number, gradient=gradient)
-        for number, sequence in enumerate(sequences)
-        for name in question.measures
-    ]
+    maps: list[InfluenceMap] = []
+    errors: dict[int, InvalidRequest] = {}
+    for number, sequence in enumerate(sequences):
+        try:
+            part = subject.part(runs, sequence)
+            maps += [
+                _map(subject, name, part, number, gradient=gradient) for name in question.measures
+            ]
+        except InvalidRequest as error:
+            errors[number] = error
     lengths = [one.length for one in sequences]
     summaries = [
         by_distance(tapped.anatomy, name, maps, lengths)
         for name in question.measures
         if question.by_distance
     ]
-    return InfluenceAnswer(subject.aim.target, tuple(maps), tuple(summaries), cost, runs.taken)
+    return InfluenceAnswer(
+        subject.aim.target, tuple(maps), tuple(summaries), cost, runs.taken, errors
+    )
 
 
 def shares_of(values: Array, floors: Array) -> Array:
@@ -157,7 +169,9 @@ def _exact_method(subject: Subject, probe: InputSequence) -> tuple[Method, Stack
         return "central_differences", None
     if has_gradient(subject, probe):
         return "autograd", None
-    part = subject.part(Runs(subject.tapped, _never), probe)
+    # The probe need not have the positions that are asked for.
+    whole = replace(subject.question, input_positions=(), output_positions=())
+    part = replace(subject, question=whole).part(Runs(subject.tapped, _never), probe)
     found = stack_between(subject, part)
     return ("central_differences", None) if found is None else ("closed_form", found[0])
 
@@ -183,8 +197,11 @@ def _cost(
     if name == "jacobian" and method == "autograd":
         runs = -(-targets // batch)
         return Cost(looks + runs, looks * single + runs * _GRADIENT * full)
-    counted = occlusion_runs if name == "occlusion" else difference_runs
-    runs = counted(subject.question, len(subject.columns(length)), batch)
+    columns = len(subject.columns(length))
+    if name == "occlusion":
+        runs = occlusion_runs(subject.question, subject.changed, columns, batch)
+    else:
+        runs = difference_runs(subject.question, columns, batch)
     looks += name == "jacobian" and _wants_exact(subject.question)  # it found no exact way
     return Cost(looks + runs, looks * single + runs * full)
 

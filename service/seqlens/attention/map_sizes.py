@@ -77,13 +77,13 @@ def fitting_selection(
 
     ``fits`` tells whether so much may be asked for.
     """
-    advice = [
-        text
-        for text, fewer, shorter, narrower in _alternatives(sites, lengths, selection)
-        if fits(fewer, shorter, narrower)
-    ]
+    advice: dict[tuple[tuple[Site, ...], tuple[int, ...], AttentionSelection], str] = {}
+    for text, fewer, shorter, narrower in _alternatives(sites, lengths, selection):
+        if fits(fewer, shorter, narrower):
+            # Of a single sequence, or in a rollout, several of them are the same.
+            advice.setdefault((tuple(fewer), tuple(shorter), narrower), text)
     if advice:
-        return f"ask for {', or '.join(advice[:_MOST_ADVICE])}"
+        return f"ask for {', or '.join(list(advice.values())[:_MOST_ADVICE])}"
     smallest = replace(_narrowed(selection), last_query=True, queries=Span(), keys=Span(), top_k=8)
     for count in _halved(max(lengths)):
         if fits(sites[:1], [count], smallest):

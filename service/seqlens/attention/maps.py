@@ -31,6 +31,7 @@ from seqlens.sequences import Array, InputSequence
 __all__ = [
     "ROLLOUT",
     "answered_sites",
+    "check_sequence",
     "choose_sites",
     "draw",
     "fitting_selection",
@@ -39,6 +40,19 @@ __all__ = [
 ]
 
 Outputs = list[dict[str, Array]]
+
+
+def check_sequence(
+    sites: Sequence[Site],
+    sequence: InputSequence,
+    selection: AttentionSelection,
+    share_positions: Sequence[int] | None = None,
+) -> None:
+    """Raise ``InvalidRequest`` for spans and positions that the sequence does not have."""
+    for site in answered_sites(sites, selection):
+        queries, keys = sizes_of(site, [sequence.length], [sequence])[0]
+        plan_cut(site, cut_selection(selection), queries, keys)
+        _positions(share_positions, keys)
 
 
 def draw(

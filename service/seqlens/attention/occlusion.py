@@ -28,11 +28,11 @@ def replacements(
     Tokens: those asked for; else, in an order drawn once, the sequence's own, which are known to
     be real, then others of the vocabulary. Features: the vectors of other positions, then zeros.
     One candidate more than are tried, because one of them may be a position's own. Raises
-    ``InvalidRequest`` for tokens outside the vocabulary, and where there is nothing to put in.
+    ``InvalidRequest`` where there is nothing to put in.
     """
     values = sequence.inputs[changed.name]
     if question.replacement_tokens:
-        return _asked_for(changed, question.replacement_tokens, values.dtype)
+        return np.array(list(dict.fromkeys(question.replacement_tokens)), values.dtype)
     random = np.random.default_rng(_SEED)
     own = _distinct(values)
     mixed = own[random.permutation(len(own))]
@@ -43,6 +43,25 @@ def replacements(
         expected = "tokens to put in: the sequence has one value only, its vocabulary is not known"
         raise InvalidRequest("replacement_tokens", got="none", expected=expected)
     return mixed[:wanted]
+
+
+def check_tokens(changed: InputAnatomy, tokens: Sequence[int]) -> None:
+    """Raise ``InvalidRequest`` for replacements that are not in the vocabulary of the input."""
+    if not tokens:
+        return
+    if not changed.datatype.startswith(("INT", "UINT")):
+        raise InvalidRequest(
+            "replacement_tokens",
+            got=f"tokens for input {changed.name!r} of {changed.datatype}",
+            expected="none: they are for models that read token ids",
+        )
+    size = changed.vocabulary_size
+    limit = np.iinfo(changed.datatype.lower()).max if size is None else size - 1
+    for token in tokens:
+        if not 0 <= token <= limit:
+            raise InvalidRequest(
+                "replacement_tokens", got=str(token), expected=f"from 0 to {limit}"
+            )
 
 
 def measure_occlusion(part: Part, question: InfluenceQuestion) -> tuple[Array, Array]:
@@ -70,9 +89,12 @@ def measure_occlusion(part: Part, question: InfluenceQuestion) -> tuple[Array, A
     return sums / np.maximum(counts, 1), _FLOOR * noise
 
 
-def occlusion_runs(question: InfluenceQuestion, columns: int, batch: int) -> int:
+def occlusion_runs(
+    question: InfluenceQuestion, changed: InputAnatomy, columns: int, batch: int
+) -> int:
     """Runs of ``batch`` rows that one sequence takes, beside one of a single row."""
-    tried = len(question.replacement_tokens) or question.replacements
+    most = changed.vocabulary_size or question.replacements  # there are no more
+    tried = len(set(question.replacement_tokens)) or min(question.replacements, most)
     return -(-columns * tried // max(1, batch - 1)) + (batch == 1)
 
 
@@ -102,23 +124,6 @@ def _changes(
             copy = values.copy()
             copy[position] = candidate
             yield column, part.changed_to(copy)
-
-
-def _asked_for(changed: InputAnatomy, tokens: Sequence[int], dtype: np.dtype) -> Array:
-    if dtype.kind not in "iu":
-        raise InvalidRequest(
-            "replacement_tokens",
-            got=f"tokens for input {changed.name!r} of {changed.datatype}",
-            expected="none: they are for models that read token ids",
-        )
-    size = changed.vocabulary_size
-    limit = np.iinfo(dtype).max if size is None else size - 1
-    for token in tokens:
-        if not 0 <= token <= limit:
-            raise InvalidRequest(
-                "replacement_tokens", got=str(token), expected=f"from 0 to {limit}"
-            )
-    return np.array(list(dict.fromkeys(tokens)), dtype)
 
 
 def _others(

@@ -1,8 +1,10 @@
 """Questions about influence and gates, and their answers: plain values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from seqlens.errors import InvalidRequest
 from seqlens.graphs.anatomy import Cell
 from seqlens.sequences import Array
 
@@ -79,6 +81,7 @@ class InfluenceAnswer:
     by_distance: tuple[InfluenceByDistance, ...]
     predicted: Cost
     taken: Cost
+    errors: Mapping[int, InvalidRequest]  # what is wrong with sequences that have no maps
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from seqlens.attention.jacobian import chosen_elements, own_vectors
+from seqlens.attention.occlusion import check_tokens
 from seqlens.attention.parts import Part
 from seqlens.attention.questions import InfluenceQuestion
 from seqlens.attention.recurrent_jacobian import Stack, find_stack
 from seqlens.attention.runs import Runs, VectorAxes, changed_input, filled, rows_per_run
 from seqlens.attention.targets import (
     Aim,
+    check_rows,
     check_width,
     choose_positions,
     find_output,
@@ -79,6 +81,7 @@ def understand(
     changed = changed_input(anatomy)
     if changed is None:
         raise NotInModel("the model's inputs have no positions, so that none can be of influence")
+    check_tokens(changed, question.replacement_tokens)
     target, output = find_output(anatomy, question.target)
     moved = "jacobian" in question.measures and not changed.datatype.startswith(("FP", "BF"))
     _check_derivative(anatomy, question)
@@ -90,6 +93,7 @@ def understand(
     aim = Aim(anatomy, target, output, hidden)
     width = width_of(aim, one)
     check_width(target, width)
+    check_rows(aim, question.output_positions)
     more = len(aim.rows(one, probe.length)[0]) - probe.length if aim.has_positions else 0
     return Subject(tapped, question, aim, changed, vectors, width, more, together)
 

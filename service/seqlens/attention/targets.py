@@ -111,7 +111,7 @@ def check_width(target: Target, width: int) -> None:
 
 
 def choose_positions(field: str, asked: Sequence[int], length: int) -> tuple[int, ...]:
-    """Positions asked for, counted from the start; all of them if none is named.
+    """Positions asked for, each once, counted from the start; all of them if none is named.
 
     Raises ``InvalidRequest`` for one that a sequence of this length does not have.
     """
@@ -120,23 +120,26 @@ def choose_positions(field: str, asked: Sequence[int], length: int) -> tuple[int
             raise InvalidRequest(
                 field, got=str(position), expected=f"from {-length} to {length - 1}"
             )
-    return tuple(position % length for position in asked) or tuple(range(length))
+    chosen = dict.fromkeys(position % length for position in asked)
+    return tuple(chosen) or tuple(range(length))
 
 
 def output_positions(aim: Aim, asked: Sequence[int], length: int) -> tuple[int, ...]:
     """Rows asked for; empty for a target without positions.
 
-    Raises ``InvalidRequest`` where such a target is asked for some, or for some out of bounds.
+    Raises ``InvalidRequest`` for some out of bounds.
     """
-    if aim.has_positions:
-        return choose_positions("output_positions", asked, length)
-    if asked:
+    return choose_positions("output_positions", asked, length) if aim.has_positions else ()
+
+
+def check_rows(aim: Aim, asked: Sequence[int]) -> None:
+    """Raise ``InvalidRequest`` where rows of a target without positions are asked for."""
+    if asked and not aim.has_positions:
         raise InvalidRequest(
             "output_positions",
             got=f"{len(asked)} positions",
             expected=f"none: {aim.target.output!r} has one answer for the whole sequence",
         )
-    return ()
 
 
 def movement(before: Array, after: Array, elements: Array | None) -> Array:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -51,6 +52,7 @@ def test_maps_are_those_of_eager_pytorch_for_sequences_of_any_lengths(
     assert (header.model_name, header.model_version, header.id) == (model, "1", "mine")
     assert [one.length for one in header.sequences] == list(LENGTHS)
     assert all(one.tappable and one.proof.proved for one in header.sites)
+    assert all(one.proof.HasField("padded_error") for one in header.sites)
     maps = joined(answers[1:])
     assert len(maps) == 2 * len(sequences)
     assert header.predicted_bytes == sum(one.nbytes for one in maps.values())
@@ -121,6 +123,63 @@ def test_a_bad_sequence_costs_the_good_ones_nothing(
     assert [one.error.code for one in results] == ["INVALID_ARGUMENT", "", "INVALID_ARGUMENT"]
 
 
+@pytest.mark.parametrize(
+    ("field", "request_"),
+    [
+        ("selection.key_stop", {"selection": {"key_stop": 3}}),
+        ("selection.query_start", {"selection": {"query_start": -3}}),
+        ("share_positions", {"share_positions": [2]}),
+    ],
+)
+def test_positions_that_one_sequence_does_not_have_cost_the_others_nothing(
+    stub: SequenceServiceStub, field: str, request_: dict[str, Any]
+) -> None:
+    mixed = attention(stub, FORMATS[0], [[3], [3, 4, 5], [6]], with_outputs=True, **request_)
+    alone = attention(stub, FORMATS[0], [[3, 4, 5]], **request_)
+    told = mixed[0].header.sequences
+    assert [one.error.field for one in told] == [field, "", field]
+    assert [one.length for one in told] == [0, 3, 0]
+    results = mixed[-1].answers.results
+    assert [one.error.field for one in results] == [field, "", field]
+    expected = joined(alone[1:])
+    drawn = joined(mixed[1:-1])
+    assert set(drawn) == {(site, 1) for site, _ in expected}
+    for (site, _), weights in expected.items():
+        np.testing.assert_array_equal(drawn[site, 1], weights)
+
+
+@pytest.mark.parametrize("field", ["input_positions", "output_positions"])
+def test_influence_of_positions_that_one_sequence_does_not_have(
+    stub: SequenceServiceStub, field: str
+) -> None:
+    request = pb.MeasureInfluenceRequest(
+        model_name=FORMATS[1],
+        sequences=ragged([[3], [10_000], [3, 4, 5]]),
+        target={"output": "hidden"},
+        measures=["jacobian"],
+        exact=True,
+        **{field: [2]},
+    )
+    answer = stub.MeasureInfluence(request)
+    assert [one.error.field for one in answer.sequences] == [field, "inputs.tokens[0]", ""]
+    assert [one.sequence for one in answer.maps] == [2]
+
+
+def test_the_same_named_a_million_times_is_one(stub: SequenceServiceStub) -> None:
+    started = time.monotonic()
+    many: dict[str, Any] = {
+        "selection": {"layers": [1] * 1_000_000, "heads": [2] * 1_000_000},
+        "share_positions": [0] * 1_000_000,
+    }
+    (_, layer) = attention(stub, FORMATS[0], [[3, 4]], **many)
+    assert list(layer.layer.maps[0].heads) == [2]
+    request = pb.MeasureInfluenceRequest(
+        model_name=FORMATS[0], sequences=ragged([[3, 4]]), input_positions=[1] * 1_000_000
+    )
+    assert list(stub.MeasureInfluence(request).maps[0].input_positions) == [1]
+    assert time.monotonic() - started < 5
+
+
 def test_nothing_but_bad_sequences_is_no_failure_of_the_call(stub: SequenceServiceStub) -> None:
     (only,) = attention(stub, FORMATS[0], [[10_000]])
     assert only.header.sequences[0].error.code == "INVALID_ARGUMENT"
@@ -140,12 +199,10 @@ def test_nothing_but_bad_sequences_is_no_failure_of_the_call(stub: SequenceServi
     [
         ("nope", {}, "NOT_FOUND", "nope"),
         ("transformer-onnx", {"selection": {"layers": [2]}}, "INVALID_ARGUMENT", "0 or 1"),
-        ("transformer-onnx", {"selection": {"heads": [8]}}, "INVALID_ARGUMENT", "heads"),
+        ("transformer-onnx", {"selection": {"heads": [8]}}, "INVALID_ARGUMENT", "selection.heads"),
         ("transformer-onnx", {"selection": {"sites": ["x"]}}, "INVALID_ARGUMENT", "attention"),
-        ("transformer-onnx", {"selection": {"key_stop": 99}}, "INVALID_ARGUMENT", "99"),
         ("transformer-onnx", {"selection": {"datatype": "INT8"}}, "INVALID_ARGUMENT", "'UINT8'"),
         ("transformer-onnx", {"selection": {"reduce_heads": "x"}}, "INVALID_ARGUMENT", "'mean'"),
-        ("transformer-onnx", {"share_positions": [99]}, "INVALID_ARGUMENT", "99"),
         ("lstm-onnx", {}, "FAILED_PRECONDITION", "influence"),
     ],
 )

@@ -248,10 +248,10 @@ def test_the_form_is_what_is_accepted(server: RunningServer, accept: str, sent: 
         ("influence", MODEL, "format", {"format": "bertviz"}),
         ("attention", MODEL, "selection.datatype", {"selection": {"datatype": "FP64"}}),
         ("attention", MODEL, "selection.reduce_heads", {"selection": {"reduce_heads": "sum"}}),
-        ("attention", MODEL, "layers", {"selection": {"layers": [2]}}),
-        ("attention", MODEL, "sites", {"selection": {"sites": ["Softmax"]}}),
-        ("attention", MODEL, "heads", {"selection": {"heads": [8]}}),
-        ("attention", MODEL, "queries", {"selection": {"query_start": 9}}),
+        ("attention", MODEL, "selection.layers", {"selection": {"layers": [2]}}),
+        ("attention", MODEL, "selection.sites", {"selection": {"sites": ["Softmax"]}}),
+        ("attention", MODEL, "selection.heads", {"selection": {"heads": [8]}}),
+        ("attention", MODEL, "selection.query_start", {"selection": {"query_start": 9}}),
         ("attention", MODEL, "selection.key_stop", {"selection": {"key_stop": 2**63}}),
         ("attention", MODEL, "selection.top_k", {"selection": {"top_k": -1}}),
         ("attention", MODEL, "selection.topk", {"selection": {"topk": 1}}),
@@ -312,6 +312,26 @@ def test_wrong_sequences_cost_the_others_nothing(server: RunningServer, what: st
     alone = look(server.rest, what, {"sequences": [[99999]]}, model=model)
     assert alone.status == 200
     assert _seen(alone.json) == []
+
+
+@pytest.mark.parametrize(
+    ("what", "field", "changed"),
+    [
+        ("attention", "selection.key_stop", {"selection": {"key_stop": 3}}),
+        ("attention", "share_positions", {"share_positions": [-3]}),
+        ("influence", "input_positions", {"input_positions": [2]}),
+    ],
+)
+def test_positions_that_one_sequence_does_not_have_cost_the_others_nothing(
+    server: RunningServer, what: str, field: str, changed: Any
+) -> None:
+    alone = look(server.rest, what, {"sequences": [[3, 4, 5]]} | changed).json
+    mixed = look(server.rest, what, {"sequences": [[7], [3, 4, 5]]} | changed).json
+    assert mixed["sequences"][0]["error"]["field"] == field
+    assert "error" not in mixed["sequences"][1]
+    assert _seen(mixed) == [{**one, "sequence": 1} for one in _seen(alone)]
+    refused = look(server.rest, what, {"sequence": [7]} | changed)
+    assert (refused.status, refused.json["field"]) == (400, field)
 
 
 def _seen(answer: Any) -> list[Any]:

@@ -13,7 +13,7 @@ from seqlens.api.insight.requests import (
     InfluenceRequest,
     InsideSequence,
 )
-from seqlens.api.insight.words import read_datatype, read_measures, read_reduction
+from seqlens.api.insight.words import once, read_datatype, read_measures, read_reduction
 from seqlens.api.message_bounds import check_tensor_names
 from seqlens.attention.questions import (
     GateLayer,
@@ -40,16 +40,16 @@ def read_attention_request(
         selection=_read_selection(message.selection),
         with_outputs=message.with_outputs,
         with_measures=message.with_measures,
-        share_positions=tuple(message.share_positions),
+        share_positions=once(message.share_positions),
         deadline=deadline,
     )
 
 
 def _read_selection(message: pb.AttentionSelection) -> AttentionSelection:
     return AttentionSelection(
-        sites=tuple(message.sites),
-        layers=tuple(message.layers),
-        heads=tuple(message.heads),
+        sites=once(message.sites),
+        layers=once(message.layers),
+        heads=once(message.heads),
         queries=Span(
             message.query_start if message.HasField("query_start") else None,
             message.query_stop if message.HasField("query_stop") else None,
@@ -95,7 +95,7 @@ def read_gate_request(
 ) -> GateRequest:
     """Plain request of at most ``most`` sequences. Raises ``InvalidRequest``."""
     question = GateQuestion(
-        layers=tuple(message.layers),
+        layers=once(message.layers),
         quantiles=tuple(message.quantiles) or GateQuestion().quantiles,
         full=message.full,
     )

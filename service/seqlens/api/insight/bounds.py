@@ -14,6 +14,7 @@ from seqlens.settings import InsightSettings
 
 # A map is held whole while a part of it is cut out, as it is by the model that makes it.
 WORKING_FACTOR = 4
+_FEW = InfluenceQuestion().replacements  # and directions: what is tried without being asked for
 
 
 def check_bytes(
@@ -56,7 +57,7 @@ def check_gate_bytes(
         less = "fewer layers, " if len(question.layers) != 1 else ""
         less += "summaries instead of full values, " if question.full else ""
         raise MapsTooLarge(
-            "question",
+            "sequences",
             got=f"gates of {size} bytes",
             expected=f"at most {most} (insight.max_bytes): {less}or fewer sequences",
         )
@@ -76,8 +77,10 @@ def check_seconds(
     # Both measures take a run, or a few, for each position that is changed.
     positions = int(sum(each) * most / cost.seconds)
     fitting = f"about {positions} input positions in all" if positions else "shorter sequences"
+    if question.replacements > _FEW or question.directions > _FEW:
+        fitting += ", or fewer replacements or directions"
     raise MapsTooLarge(
-        "question",
+        "sequences",
         got=f"work of {cost.seconds:.3g} s for {sum(each)} input positions",
         expected=f"at most {most:g} s (insight.max_seconds): {fitting}",
     )

@@ -3,13 +3,14 @@
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from seqlens.api.calls import Call, Calls
 from seqlens.api.inference import Inference
 from seqlens.api.insight.bounds import check_bytes, check_gate_bytes, check_seconds
 from seqlens.api.insight.opened import OpenedModels
-from seqlens.api.insight.reading import ReadSequences, read_asked
+from seqlens.api.insight.reading import ReadSequences, read_asked, without
 from seqlens.api.insight.requests import (
     Asked,
     AttentionHeader,
@@ -23,7 +24,7 @@ from seqlens.api.requests import Urgency
 from seqlens.api.served import Served
 from seqlens.attention.gates import read_gates
 from seqlens.attention.influence import measure, predict
-from seqlens.attention.maps import choose_sites, draw
+from seqlens.attention.maps import check_sequence, choose_sites, draw
 from seqlens.attention.questions import Cost, GateLayer, InfluenceAnswer
 from seqlens.attention.selection import SiteMaps
 from seqlens.attention.sites import Site
@@ -81,7 +82,13 @@ class Insight:
         """
         model = served.model
         sites = self._choose(model, request)
-        read = await self._read(model, request.sequences, call)
+        has = partial(
+            check_sequence,
+            sites,
+            selection=request.selection,
+            share_positions=request.share_positions or None,
+        )
+        read = await read_asked(self._inference, self._calls, model, request.sequences, call, has)
         size = check_bytes(self._settings, sites, read.good, request.selection) if read.good else 0
         header = AttentionHeader(read.inside, sites, size)
         if not read.good:
@@ -121,7 +128,7 @@ class Insight:
         read = await self._read(model, request.sequences, call)
         if not read.good:
             nothing = Cost(0, 0.0)
-            return read.inside, InfluenceAnswer(question.target, (), (), nothing, nothing)
+            return read.inside, InfluenceAnswer(question.target, (), (), nothing, nothing, {})
         deadline = _deadline(model, request.deadline)
         with self._lanes.place() as place:
             tapped = await self._opened.open(model, place, deadline)
@@ -145,6 +152,8 @@ class Insight:
                 deadline=deadline,
             )
         maps = tuple(replace(one, sequence=read.places[one.sequence]) for one in answer.maps)
+        if answer.errors:
+            read = without(read, answer.errors, self._calls, call)
         return read.inside, replace(answer, maps=maps)
 
     async def gates(

@@ -78,6 +78,13 @@ def _check_maps(model: LoadedModel, asked: Sequence[RequestedOutput]) -> tuple[s
             )
         if count > 1:
             raise InvalidRequest(f"outputs.{name}", got=f"{count} times", expected="once")
+    for site in model.attention.sites:
+        if not site.drawable and f"{PREFIX}{site.name}" in {one.name for one in asked}:
+            raise InvalidRequest(
+                f"outputs.{PREFIX}{site.name}",
+                got="an attention site that cannot be drawn",
+                expected=f"one that can; {site.proof.reason or site.note}",
+            )
     for one in asked:
         if one.classes:
             raise InvalidRequest(

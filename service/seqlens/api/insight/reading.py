@@ -1,7 +1,7 @@
 """The sequences of a request that looks inside a model: checked each by itself, and named."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from seqlens.api.calls import Call, Calls
 from seqlens.api.inference import Inference
@@ -26,15 +26,21 @@ class ReadSequences:
 
 
 async def read_asked(
-    inference: Inference, calls: Calls, model: LoadedModel, asked: Asked, call: Call
+    inference: Inference,
+    calls: Calls,
+    model: LoadedModel,
+    asked: Asked,
+    call: Call,
+    check: Callable[[InputSequence], None] = lambda _: None,
 ) -> ReadSequences:
     """Check the sequences that are asked about.
 
-    What is wrong with one is told of that one and costs the others nothing. As with batches of
-    plain sequences a request with nothing but wrong ones does not fail as a whole, but counts as
-    one that did. Raises ``InvalidRequest`` where texts come for a model without a tokenizer.
+    What is wrong with one, ``check`` included, is told of that one and costs the others nothing.
+    As with batches of plain sequences a request with nothing but wrong ones does not fail as a
+    whole, but counts as one that did. Raises ``InvalidRequest`` where texts come for a model
+    without a tokenizer.
     """
-    checked = await inference.check(model, asked)
+    checked = [_checked(one, check) for one in await inference.check(model, asked)]
     good = [(place, one) for place, one in enumerate(checked) if isinstance(one, InputSequence)]
     read = ReadSequences(
         tuple(_inside(model, one) for one in checked),
@@ -43,6 +49,37 @@ async def read_asked(
     )
     _note(calls, call, read, [one for one in checked if isinstance(one, SeqLensError)])
     return read
+
+
+def without(
+    read: ReadSequences, errors: Mapping[int, SeqLensError], calls: Calls, call: Call
+) -> ReadSequences:
+    """The same where some of the good ones, by number, turned out to be none."""
+    places = {read.places[number]: error for number, error in errors.items()}
+    inside = (
+        InsideSequence(0, error=places[place]) if place in places else one
+        for place, one in enumerate(read.inside)
+    )
+    left = [number for number in range(len(read.good)) if number not in errors]
+    rest = replace(
+        read,
+        inside=tuple(inside),
+        good=tuple(read.good[number] for number in left),
+        places=tuple(read.places[number] for number in left),
+    )
+    _note(calls, call, rest, list(errors.values()))
+    return rest
+
+
+def _checked(
+    one: InputSequence | SeqLensError, check: Callable[[InputSequence], None]
+) -> InputSequence | SeqLensError:
+    if isinstance(one, InputSequence):
+        try:
+            check(one)
+        except SeqLensError as error:
+            return error
+    return one
 
 
 def _note(calls: Calls, call: Call, read: ReadSequences, errors: Sequence[SeqLensError]) -> None:

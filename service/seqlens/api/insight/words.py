@@ -1,6 +1,6 @@
 """Words that requests choose by, whatever the protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar, get_args
 
 from seqlens.api.message_bounds import shown
@@ -9,6 +9,7 @@ from seqlens.attention.selection import MapDatatype, Reduction
 from seqlens.errors import InvalidRequest
 
 Word = TypeVar("Word", bound=str)
+Value = TypeVar("Value", int, str)
 
 DATATYPES: tuple[MapDatatype, ...] = get_args(MapDatatype)
 REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
@@ -23,6 +24,11 @@ def read_datatype(text: str) -> MapDatatype:
 def read_reduction(text: str) -> Reduction:
     """How heads become one; empty: they do not. Raises ``InvalidRequest``."""
     return _chosen("selection.reduce_heads", text, REDUCTIONS)
+
+
+def once(values: Iterable[Value]) -> tuple[Value, ...]:
+    """Each value once, in order: a short message may name the same one a million times."""
+    return tuple(dict.fromkeys(values))
 
 
 def read_measures(texts: Sequence[str]) -> tuple[Measure, ...]:

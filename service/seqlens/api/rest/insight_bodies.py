@@ -10,6 +10,7 @@ from seqlens.api.insight.words import (
     DATATYPES,
     MEASURES,
     REDUCTIONS,
+    once,
     read_datatype,
     read_measures,
     read_reduction,
@@ -53,9 +54,9 @@ class SelectionBody(msgspec.Struct, forbid_unknown_fields=True):
         """As a plain value. Raises ``InvalidRequest``."""
         check_tensor_names("selection.sites", self.sites)
         return AttentionSelection(
-            sites=self.sites,
-            layers=self.layers,
-            heads=self.heads,
+            sites=once(self.sites),
+            layers=once(self.layers),
+            heads=once(self.heads),
             queries=Span(self.query_start, self.query_stop),
             keys=Span(self.key_start, self.key_stop),
             last_query=self.last_query,
@@ -90,7 +91,7 @@ class AttentionBody(InsideBody, forbid_unknown_fields=True):
             selection=self.selection.read(),
             with_outputs=self.with_outputs,
             with_measures=self.with_measures,
-            share_positions=self.share_positions,
+            share_positions=once(self.share_positions),
             deadline=deadline_in(self.timeout_seconds),
         )
 
@@ -144,7 +145,7 @@ class GatesBody(InsideBody, forbid_unknown_fields=True):
     def read(self, sequences: Sequence[SequenceRequest | SeqLensError]) -> GateRequest:
         """As a plain request."""
         question = GateQuestion(
-            layers=self.layers,
+            layers=once(self.layers),
             quantiles=self.quantiles or GateQuestion().quantiles,
             full=self.full,
         )
