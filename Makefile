@@ -97,7 +97,7 @@ test: $(VENV)/.test-ready ## run the tests
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 .PHONY: testall
-testall: $(VENV)/.test-ready ## run the tests, and those with clients that need environments of their own
+testall: $(VENV)/.test-ready ## run the tests, and those that take minutes or environments of their own
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: lint
