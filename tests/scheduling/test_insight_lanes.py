@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqlens.errors import BackendFailed, DeadlinePassed, Draining, ModelNotReady, Overloaded
-from seqlens.scheduling.insight_lanes import Cancelled, InsightLanes
+from seqlens.scheduling.insight_lanes import InsightLanes
+from seqlens.scheduling.pieces import Cancelled
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 

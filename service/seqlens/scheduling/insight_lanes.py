@@ -9,17 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from seqlens.errors import BackendFailed, DeadlinePassed, Draining, Overloaded, SeqLensError
+from seqlens.errors import DeadlinePassed, Draining, Overloaded, SeqLensError
+from seqlens.scheduling.pieces import Cancelled, Piece, caller_failure
+from seqlens.scheduling.rests import Rests
 
 _log = logging.getLogger(__name__)
 _FIRST_GUESS_SECONDS = 1.0
 _LEAST_RETRY_SECONDS = 0.1
 _SHARE_OF_NEWEST = 0.2
-_LONGEST_REST_SECONDS = 1.0
-_LOOK_SECONDS = 0.001
 
 T = TypeVar("T")
-Cancelled = Callable[[], bool]  # asked by long work: whether nobody wants its result any more
 
 
 class InsightLanes:
@@ -53,7 +52,7 @@ class InsightLanes:
         self._most_places = threads + max_waiting
         self._threads_wanted = threads
         self._share, self._busy = share, busy
-        self._pieces: deque[_Piece] = deque()
+        self._pieces: deque[Piece] = deque()
         self._changed = threading.Condition()  # guards the pieces that wait, and ``_closed``
         self._closed = False
         self._places: set[Place] = set()
@@ -130,7 +129,7 @@ class InsightLanes:
             thread.join(max(0.0, until - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def enter(self, piece: "_Piece", *, first: bool) -> None:
+    def enter(self, piece: Piece, *, first: bool) -> None:
         """Let a piece wait for a thread: before all others if its request has begun."""
         with self._changed:
             if first:
@@ -139,7 +138,7 @@ class InsightLanes:
                 self._pieces.append(piece)
             self._changed.notify()
 
-    def withdraw(self, piece: "_Piece") -> bool:
+    def withdraw(self, piece: Piece) -> bool:
         """Take back a piece; False: it runs, or has run, and will be settled."""
         with self._changed:
             try:
@@ -157,11 +156,11 @@ class InsightLanes:
             self._empty.set()
 
     def _live(self) -> None:
-        rests = _Rests(self._share, self._busy)
+        rests = Rests(self._share, self._busy)
         while self._work_once(rests):
             pass
 
-    def _work_once(self, rests: "_Rests") -> bool:
+    def _work_once(self, rests: Rests) -> bool:
         """Run the next piece; False: closed. What it gave is not held on to while waiting."""
         piece = self._take()
         if piece is None:
@@ -170,26 +169,26 @@ class InsightLanes:
 
         def cancelled() -> bool:
             rests.end()
-            rests.begin(piece)
+            rests.begin(lambda: piece.cancelled)
             return piece.cancelled
 
         begun = time.monotonic()
-        rests.begin(piece)
+        rests.begin(lambda: piece.cancelled)
         try:
             result = None if piece.cancelled else piece.work(cancelled)
         except BaseException as failure:
-            error = _failure(failure)
+            error = caller_failure(failure)
         rests.end()
         self._call(piece, result, error, time.monotonic() - begun)
         return True
 
-    def _take(self) -> "_Piece | None":
+    def _take(self) -> Piece | None:
         with self._changed:
             while not self._pieces and not self._closed:
                 self._changed.wait()
             return self._pieces.popleft() if self._pieces else None
 
-    def _call(self, piece: "_Piece", result: Any, error: Exception | None, seconds: float) -> None:
+    def _call(self, piece: Piece, result: Any, error: Exception | None, seconds: float) -> None:
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(piece.settle, result, error, seconds)
@@ -197,33 +196,12 @@ class InsightLanes:
             _log.warning("the event loop is closed: what was seen is dropped")
 
 
-class _Rests:
-    """Lets one thread rest from its work while plain requests need the processors."""
-
-    def __init__(self, share: float, busy: Callable[[], bool]) -> None:
-        self._worth = (1 - share) / share  # of rest, a second of work
-        self._busy = busy
-        self._begun = 0.0  # of the work since the last rest
-        self._until = 0.0  # of the rest that the work before is worth
-
-    def begin(self, piece: "_Piece") -> None:
-        """Work begins or goes on, after what is left of the rest."""
-        while time.monotonic() < self._until and not piece.cancelled and self._busy():
-            time.sleep(_LOOK_SECONDS)
-        self._begun = time.monotonic()
-
-    def end(self) -> None:
-        """Work ends, or is interrupted."""
-        now = time.monotonic()
-        self._until = now + min(_LONGEST_REST_SECONDS, self._worth * (now - self._begun))
-
-
 class Place:
     """One request's place among those that look inside models. Made by ``InsightLanes.place``."""
 
     def __init__(self, lanes: InsightLanes) -> None:
         self._lanes = lanes
-        self._piece: _Piece | None = None  # waits or runs
+        self._piece: Piece | None = None  # waits or runs
         self._begun = False
         self._left = False
         self._failure: SeqLensError | None = None
@@ -242,7 +220,7 @@ class Place:
         if deadline is not None and deadline <= time.monotonic():
             raise _late()
         loop = asyncio.get_running_loop()
-        piece = self._piece = _Piece(self, work, loop.create_future())
+        piece = self._piece = Piece(work, loop.create_future(), self.settled)
         self._lanes.enter(piece, first=self._begun)
         timer = None
         if deadline is not None:
@@ -276,7 +254,7 @@ class Place:
         self._left = True
         self._end()
 
-    def settled(self, piece: "_Piece", seconds: float) -> None:
+    def settled(self, piece: Piece, seconds: float) -> None:
         """A thread has done with a piece."""
         self._begun = True
         self._seconds += seconds
@@ -284,12 +262,12 @@ class Place:
             self._piece = None
         self._end()
 
-    def _expire(self, piece: "_Piece") -> None:
+    def _expire(self, piece: Piece) -> None:
         if self._lanes.withdraw(piece):
             self._piece = None
             piece.fail(_late())
 
-    def _give_up(self, piece: "_Piece") -> None:
+    def _give_up(self, piece: Piece) -> None:
         piece.cancelled = True
         if self._lanes.withdraw(piece):
             self._piece = None
@@ -303,41 +281,6 @@ class Place:
             callbacks, self._afterwards = self._afterwards, []
             for callback in callbacks:
                 callback()
-
-
-class _Piece:
-    """Work of one request that waits or runs."""
-
-    def __init__(
-        self, place: Place, work: Callable[[Cancelled], Any], future: "asyncio.Future[Any]"
-    ) -> None:
-        self.place, self.work, self.future = place, work, future
-        self.cancelled = False
-
-    def settle(self, result: Any, error: Exception | None, seconds: float) -> None:
-        """Hand over what the work gave, on the event loop."""
-        self.place.settled(self, seconds)
-        if self.future.done():  # the caller has left
-            return
-        if error is None:
-            self.future.set_result(result)
-        else:
-            self.future.set_exception(error)
-
-    def fail(self, error: SeqLensError) -> None:
-        """Let the caller go on with an error."""
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
-def _failure(error: BaseException) -> Exception:
-    """What the caller gets; what a future cannot hold, or would end the server, is none of it."""
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):
-        return error
-    _log.critical("looking inside a model ended in an unexpected way", exc_info=error)
-    failure = BackendFailed(f"looking inside the model failed: {type(error).__name__}")
-    failure.__cause__ = error
-    return failure
 
 
 def _late() -> SeqLensError:

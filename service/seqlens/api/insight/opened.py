@@ -9,7 +9,8 @@ import structlog
 from seqlens.backends.tapped import TappedModel
 from seqlens.errors import ModelNotReady, NotInModel
 from seqlens.repository.loading import LoadedModel
-from seqlens.scheduling.insight_lanes import Cancelled, Place
+from seqlens.scheduling.insight_lanes import Place
+from seqlens.scheduling.pieces import Cancelled
 
 _log = structlog.get_logger("seqlens.insight")
 
