@@ -12,6 +12,7 @@ from torch import Tensor
 from seqlens.backends.torchscript_calls import Call, tensors_in
 from seqlens.backends.torchscript_hidden import HiddenPlace, find_hidden
 from seqlens.backends.torchscript_recording import Record, Recorder, record
+from seqlens.backends.torchscript_rows import axis_of_rows, rearranges_rows
 from seqlens.backends.torchscript_runner import Runner
 from seqlens.backends.torchscript_traces import FLOAT_LAYERS
 from seqlens.backends.torchscript_tracking import Candidate, Stage
@@ -32,6 +33,7 @@ class FoundWeights:
     stage: Stage
     operator: str
     fused: bool
+    row_axis: int | None  # of its tensor; None: it has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class Findings:
     pattern: tuple[int | None, ...]  # of each softmax: the stage in which it weighed something
     looped: bool  # the pattern is repeated as often as a loop of the model runs
     embedding: Place | None
+    embedding_rows: int | None  # the axis of rows in the embedding
+    rearranged: bool  # rows change places inside
     hidden: HiddenPlace | None
     recurrent: bool  # there are recurrent operators that can be followed
 
@@ -50,15 +54,18 @@ def probe(runner: Runner, anatomy: ModelAnatomy) -> Findings:
     """Find it all. Raises ``ModelRejected`` if the module does not run under watch."""
     first, second = _recorded(runner, anatomy)
     pattern, looped = _pattern(first.tracking.candidates, second.tracking.candidates)
+    embedding = _embedding(runner, anatomy, first, second)
     return Findings(
         weights=tuple(
-            FoundWeights(_stage(second, number, one.used), one.operator, one.fused)
+            _weights(first, second, number, one)
             for number, one in enumerate(pattern)
             if one.used is not None
         ),
         pattern=tuple(one.used for one in pattern),
         looped=looped,
-        embedding=_embedding(runner, anatomy, first, second),
+        embedding=embedding,
+        embedding_rows=_embedding_rows(embedding, first, second),
+        rearranged=anatomy.fixed_batch is None and rearranges_rows(first, second),
         hidden=find_hidden(runner, anatomy, first, second),
         recurrent=any(seen.call.name in FLOAT_LAYERS for seen in second.records),
     )
@@ -78,6 +85,16 @@ def _pattern(
         if all(_repeats(part, each) for each in (first, second)):
             return part, True
     return (), False
+
+
+def _weights(first: Recorder, second: Recorder, number: int, found: Candidate) -> FoundWeights:
+    assert found.used is not None
+    stage = _stage(second, number, found.used)
+    before, after = (one.stages[stage] for one in (first, second))
+    rows = (first.rows, second.rows)
+    # What a fused kernel gives for weights has the rows where the weights have them.
+    axis = 0 if before.is_nested else axis_of_rows(before.shape, after.shape, rows)
+    return FoundWeights(stage, found.operator, found.fused, axis)
 
 
 def _stage(recorder: Recorder, number: int, used: int) -> Stage:
@@ -133,6 +150,13 @@ def _embedding(
             if other is not None and test(second, seen) and test(first, other):
                 return seen.place
     return None
+
+
+def _embedding_rows(place: Place | None, first: Recorder, second: Recorder) -> int | None:
+    if place is None:
+        return None
+    before, after = (one.by_place[place].results[0].shape for one in (first, second))
+    return axis_of_rows(before, after, (first.rows, second.rows))
 
 
 def _looks_up(

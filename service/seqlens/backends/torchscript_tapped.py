@@ -8,6 +8,7 @@ import torch
 from seqlens.backends.tapped import Look, RecurrentTrace, Seen, Tap, Untapped
 from seqlens.backends.torchscript_gradient import HIDDEN, Differentiable
 from seqlens.backends.torchscript_probe import Findings, FoundWeights, probe, sequence_argument
+from seqlens.backends.torchscript_rows import RowAxes
 from seqlens.backends.torchscript_runner import Runner, as_array
 from seqlens.backends.torchscript_traces import FLOAT_LAYERS, read_traces
 from seqlens.backends.torchscript_tracking import Stage
@@ -56,7 +57,16 @@ class TorchScriptTapped:
         return self._untapped
 
     def run(self, inputs: Tensors, look: Look) -> Seen:
-        """Run the module once and look inside; see ``TappedModel``."""
+        """Run the module once and look inside; see ``TappedModel``.
+
+        One that rearranges its rows is run once for each, lest they are taken for one another.
+        """
+        if self._findings.rearranged and _looks_at_rows(look):
+            rows = self._rows.looks(inputs, look)
+            return self._rows.joined([self._run(*one) for one in rows])
+        return self._run(inputs, look)
+
+    def _run(self, inputs: Tensors, look: Look) -> Seen:
         watch = Watch(self._wanted(look))
         outputs = self._open().run(inputs, watch)
         if look.sites or look.replaced:
@@ -86,8 +96,18 @@ class TorchScriptTapped:
             return None
         if self._open().keeps_state:
             return None  # each run would have to work on a copy of the copy
-        look = Look(embedding=True, hidden=output == HIDDEN)
-        seen = self.run(inputs, look)
+        if self._findings.rearranged:
+            rows = zip(
+                self._rows.looks(inputs, Look()), self._rows.targets(output, weights), strict=True
+            )
+            found = [self._gradient(one, output, part, features) for (one, _), part in rows]
+            return self._rows.gradient(found)
+        return self._gradient(inputs, output, weights, features)
+
+    def _gradient(
+        self, inputs: Tensors, output: str, weights: Array, features: str | None
+    ) -> Array | None:
+        seen = self._run(inputs, Look(embedding=True, hidden=output == HIDDEN))
         return self._differentiable(inputs, features).gradient(inputs, output, weights, seen)
 
     def close(self) -> None:
@@ -136,6 +156,14 @@ class TorchScriptTapped:
             raise NotInModel(f"weights of {site!r} cannot be replaced: they are made in {where}")
         return found.stage
 
+    @property
+    def _rows(self) -> RowAxes:
+        weights = {
+            site: None if one.row_axis is None else one.row_axis + self._findings.looped
+            for site, one in self._found.items()
+        }
+        return RowAxes(self._anatomy, self._findings.embedding_rows, weights)
+
     def _features(self) -> str | None:
         """The argument whose features are their own embedding."""
         sequences = self._anatomy.sequence_inputs
@@ -170,6 +198,11 @@ class TorchScriptTapped:
         place = self._findings.hidden
         assert place is not None  # else the look was refused
         return place.arranged(_computed(watch.hidden, "hidden vectors"))
+
+
+def _looks_at_rows(look: Look) -> bool:
+    seen = look.sites or look.embedding or look.hidden or look.recurrences
+    return bool(seen or look.replaced or look.delta is not None)
 
 
 def _computed(tensor: torch.Tensor | None, what: str) -> Array:
