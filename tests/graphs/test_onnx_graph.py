@@ -95,6 +95,22 @@ def test_the_vocabulary_is_found_behind_casts_and_picks() -> None:
     assert reading.precision == "int8"
 
 
+@pytest.mark.parametrize(("source", "precision"), [("x", "int8"), ("weight", "fp32")])
+def test_a_model_that_rounds_what_it_computes_is_int8_though_its_weights_are_not(
+    source: str, precision: str
+) -> None:
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", [source], ["rounded", "scale", "zero"]),
+        helper.make_node("DequantizeLinear", ["rounded", "scale", "zero"], ["near"]),
+        helper.make_node("MatMul", ["x", "near"], ["y"]),
+    ]
+    weight = np.arange(16, dtype=np.float32).reshape(4, 4)
+    reading = read_onnx(
+        built(nodes, {"x": (FLOAT, [4, 4])}, {"y": (FLOAT, [4, 4])}, {"weight": weight})
+    )
+    assert reading.precision == precision
+
+
 def test_a_scalar_is_read_with_what_it_is_compared_with() -> None:
     nodes = [
         helper.make_node("Equal", ["rate", "known"], ["same"]),

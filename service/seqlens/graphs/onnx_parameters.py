@@ -32,6 +32,7 @@ PRECISIONS: dict[int, str] = {
     TensorProto.FLOAT8E4M3FN: "fp8",
     TensorProto.FLOAT8E5M2: "fp8",
 }
+_FLOATS = frozenset({"fp32", "fp64", "fp16", "bf16"})
 _NORMALIZATIONS = frozenset(
     {
         "LayerNormalization",
@@ -61,11 +62,23 @@ def count_parameters(flow: Flow, sites: Sequence[Step]) -> tuple[ParameterGroup,
 
 
 def find_precision(flow: Flow) -> str:
-    """Datatype of most weights: fp32, fp16, bf16, int8, ..."""
+    """Datatype of most weights: fp32, fp16, bf16, int8, ...
+
+    Where these are floating point numbers, but values that depend on the input are rounded to
+    integers somewhere, int8: then the answers move in steps.
+    """
     counts: Counter[str] = Counter()
     for _, tensor in _weights(flow):
         counts[PRECISIONS[tensor.data_type]] += prod(tensor.dims)
-    return counts.most_common(1)[0][0] if counts else "fp32"
+    most = counts.most_common(1)[0][0] if counts else "fp32"
+    return "int8" if most in _FLOATS and any(_rounds(flow, one) for one in flow.steps) else most
+
+
+def _rounds(flow: Flow, step: Step) -> bool:
+    name = step.operator
+    quantizes = "Quantize" in name and not name.startswith("Dequantize")
+    quantized = "Integer" in name or name.startswith(("QLinear", "QAttention", "QGemm", "QOrdered"))
+    return (quantizes or quantized) and step.outputs[0] not in flow.fixed
 
 
 def _weights(flow: Flow) -> Iterator[tuple[str, TensorProto]]:
