@@ -14,7 +14,7 @@ from seqlens.graphs.anatomy import ModelAnatomy
 from seqlens.repository.verify import Proof
 from seqlens.scheduling.cost import Measurement
 
-_FORMAT = 4  # counts up when what an entry holds changes its meaning
+_FORMAT = 5  # counts up when what an entry holds changes its meaning
 _log = logging.getLogger(__name__)
 
 
