@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.numpy_recurrent import VOCABULARY, features, recurrent, tokens
 
-from seqlens.attention.influence import measure, predict, shares_of
-from seqlens.attention.questions import Cost, InfluenceQuestion, Target
+from seqlens.attention.forecast import fitting_columns, predict, timed
+from seqlens.attention.influence import measure, shares_of
+from seqlens.attention.questions import Cost, InfluenceQuestion, Measure, Target
 from seqlens.attention.runs import CallerLeft
 from seqlens.attention.subject import vector_axes
 from seqlens.backends.tapped import Look, Seen, TappedModel
@@ -219,6 +220,37 @@ def test_positions_asked_for_twice_are_looked_at_once() -> None:
     question = InfluenceQuestion(input_positions=(0, 0, -4), output_positions=(3, -1))
     (one,) = ask(recurrent(), question, 4).maps
     assert (one.output_positions, one.input_positions) == ((3,), (0,))
+
+
+@pytest.mark.parametrize("measure_name", ["occlusion", "jacobian"])
+def test_as_many_positions_as_fit_a_time_do_fit(measure_name: Measure) -> None:
+    model, lengths = recurrent(), [50, 8]
+
+    def forward_seconds(length: int, rows: int) -> float:
+        return 1e-3 * length * rows
+
+    def seconds(columns: int) -> float:
+        positions = tuple(range(columns))
+        question = InfluenceQuestion((measure_name,), input_positions=positions)
+        costs = (
+            predict(model, replace(question, input_positions=positions[:length]), [length],
+                    forward_seconds) for length in lengths
+        )  # fmt: skip
+        return sum(cost.seconds for cost in costs)
+
+    question = InfluenceQuestion((measure_name,))
+    for most in (3.0, 7.0):
+        fitting = fitting_columns(model, question, lengths, forward_seconds, most)
+        assert seconds(fitting) <= most < seconds(fitting + 1)
+    assert fitting_columns(model, question, lengths, forward_seconds, 1e-6) == 0
+    assert fitting_columns(model, question, lengths, forward_seconds, 1e6) == 50
+
+
+def test_a_forecast_is_put_right_by_a_run_of_the_length() -> None:
+    model = recurrent()
+    right = timed(model, InfluenceQuestion(), 30, lambda length, rows: 1e6 * length * rows)
+    assert 0 < right(30, 1) < 10
+    assert right(60, 4) == pytest.approx(8 * right(30, 1))
 
 
 def test_more_replacements_than_there_are_tokens_take_no_longer() -> None:

@@ -5,16 +5,13 @@ position's embedding. Both mean the same for RNN, LSTM, GRU and Transformer in e
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import replace
 
 import numpy as np
 
 from seqlens.attention.distance import by_distance
-from seqlens.attention.jacobian import difference_runs, measure_autograd, measure_differences
-from seqlens.attention.occlusion import measure_occlusion, occlusion_runs
+from seqlens.attention.jacobian import measure_autograd, measure_differences
+from seqlens.attention.occlusion import measure_occlusion
 from seqlens.attention.parts import Part
-from seqlens.attention.probes import probe_sequences
 from seqlens.attention.questions import (
     Cost,
     InfluenceAnswer,
@@ -25,48 +22,23 @@ from seqlens.attention.questions import (
 )
 from seqlens.attention.recurrent_jacobian import Stack, measure_stack
 from seqlens.attention.runs import Runs
-from seqlens.attention.subject import Subject, has_gradient, stack_between, understand
-from seqlens.backends.padding import padded_length
+from seqlens.attention.subject import (
+    Subject,
+    check_lengths,
+    has_gradient,
+    stack_between,
+    understand,
+    wants_exact,
+)
 from seqlens.backends.tapped import TappedModel
 from seqlens.errors import InvalidRequest
 from seqlens.sequences import Array, InputSequence
-
-ForwardSeconds = Callable[[int, int], float]  # of a run of this length and batch size
-_GRADIENT = 3  # a run forward and backward, in runs forward
 
 Measured = tuple[Array, Array, Method]  # values [rows, columns], floors [rows]
 
 
 def _never() -> bool:
     return False
-
-
-def predict(
-    tapped: TappedModel,
-    question: InfluenceQuestion,
-    lengths: Sequence[int],
-    forward_seconds: ForwardSeconds,
-    *,
-    together: bool = True,
-) -> Cost:
-    """What the question will take for sequences of these lengths.
-
-    Runs the model once or twice on a random sequence as short as the shortest, to see what it
-    has. Sequences without the positions that are asked for take nothing. Raises
-    ``InvalidRequest`` for what is wrong with the question whatever the sequence, and
-    ``NotInModel`` for what the model does not have.
-    """
-    _check_lengths(lengths)
-    probe = probe_sequences(tapped.anatomy, {}, [min(lengths)])[0]
-    subject = understand(tapped, question, probe, together=together)
-    method, stack = _exact_method(subject, probe)
-    cost = Cost(0, 0.0)
-    for length in lengths:
-        for measure_name in question.measures:
-            with suppress(InvalidRequest):  # measuring tells it of its sequence
-                more = _cost(subject, measure_name, method, stack, length, forward_seconds)
-                cost = Cost(cost.runs + more.runs, cost.seconds + more.seconds)
-    return cost
 
 
 def measure(
@@ -85,10 +57,10 @@ def measure(
     may share a run. ``cost`` is what was predicted. ``cancelled`` is asked before every run; when
     it says so ``CallerLeft`` is raised. Raises what ``predict`` does.
     """
-    _check_lengths([one.length for one in sequences])
+    check_lengths([one.length for one in sequences])
     runs = Runs(tapped, cancelled)
     subject = understand(tapped, question, sequences[0], together=together)
-    gradient = _wants_exact(question) and has_gradient(subject, sequences[0])
+    gradient = wants_exact(question) and has_gradient(subject, sequences[0])
     maps: list[InfluenceMap] = []
     errors: dict[int, InvalidRequest] = {}
     for number, sequence in enumerate(sequences):
@@ -157,55 +129,3 @@ def _closed_form(subject: Subject, part: Part, stack: Stack, answer: Array) -> t
     rows = len(part.places)
     values = measure_stack(stack, targets, rows, part.length, part.runs.check)
     return values[:, list(part.columns)], np.zeros(rows)
-
-
-def _wants_exact(question: InfluenceQuestion) -> bool:
-    return question.exact and "jacobian" in question.measures
-
-
-def _exact_method(subject: Subject, probe: InputSequence) -> tuple[Method, Stack | None]:
-    """How the Jacobian will be had, as far as a probe tells."""
-    if not _wants_exact(subject.question):
-        return "central_differences", None
-    if has_gradient(subject, probe):
-        return "autograd", None
-    # The probe need not have the positions that are asked for.
-    whole = replace(subject.question, input_positions=(), output_positions=())
-    part = replace(subject, question=whole).part(Runs(subject.tapped, _never), probe)
-    found = stack_between(subject, part)
-    return ("central_differences", None) if found is None else ("closed_form", found[0])
-
-
-def _cost(
-    subject: Subject,
-    name: Measure,
-    method: Method,
-    stack: Stack | None,
-    length: int,
-    forward_seconds: ForwardSeconds,
-) -> Cost:
-    """Of one measure of one sequence."""
-    anatomy = subject.aim.anatomy
-    padded, batch = padded_length(anatomy, [length]), subject.batch(length)
-    single = forward_seconds(padded, anatomy.fixed_batch or 1)
-    full = forward_seconds(padded, max(batch, anatomy.fixed_batch or 1))
-    looks = 2 if subject.more_rows else 1
-    rows = len(subject.rows(max(1, length + subject.more_rows))) or 1
-    targets = rows if subject.aim.one_element else rows * subject.width
-    if name == "jacobian" and stack is not None:
-        return Cost(looks, looks * single + stack.seconds(length, targets))
-    if name == "jacobian" and method == "autograd":
-        runs = -(-targets // batch)
-        return Cost(looks + runs, looks * single + runs * _GRADIENT * full)
-    columns = len(subject.columns(length))
-    if name == "occlusion":
-        runs = occlusion_runs(subject.question, subject.changed, columns, batch)
-    else:
-        runs = difference_runs(subject.question, columns, batch)
-    looks += name == "jacobian" and _wants_exact(subject.question)  # it found no exact way
-    return Cost(looks + runs, looks * single + runs * full)
-
-
-def _check_lengths(lengths: Sequence[int]) -> None:
-    if not lengths or min(lengths) < 1:
-        raise InvalidRequest("sequences", got="no positions", expected="at least one in each")

@@ -1,6 +1,6 @@
 """A model and a question about influence, brought together: what is changed, what is read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from seqlens.attention.jacobian import chosen_elements, own_vectors
@@ -120,6 +120,17 @@ def stack_between(subject: Subject, part: Part) -> tuple[Stack, Array] | None:
     own = own_vectors(part, seen)
     stack = find_stack(seen.recurrences, 0, own.reshape(len(own), -1), answer)
     return None if stack is None else (stack, answer)
+
+
+def wants_exact(question: InfluenceQuestion) -> bool:
+    """Whether the Jacobian is asked for without differences."""
+    return question.exact and "jacobian" in question.measures
+
+
+def check_lengths(lengths: Sequence[int]) -> None:
+    """Raise ``InvalidRequest`` where there is nothing to look at."""
+    if not lengths or min(lengths) < 1:
+        raise InvalidRequest("sequences", got="no positions", expected="at least one in each")
 
 
 def _check_numbers(question: InfluenceQuestion) -> None:

@@ -55,12 +55,16 @@ class OnnxEngine:
     def tapped(self) -> TappedModel | None:
         """The same model, opened up; see ``seqlens.backends.base.Engine``."""
         source = self._source
-        model, stamps = _read(source.path)
+        changed = ModelRejected(
+            f"{source.path.name} has changed since it was loaded: reload the model to look inside "
+            "it"
+        )
+        try:
+            model, stamps = _read(source.path)
+        except ModelRejected as error:  # it is gone, or no model any more
+            raise changed from error
         if stamps != source.stamps:
-            raise ModelRejected(
-                f"{source.path.name} has changed since it was loaded: reload the model to look "
-                "inside it"
-            )
+            raise changed
         served = _as_served(model, self.anatomy)
         return OnnxTapped(served, self.anatomy, source.path, source.device)
 

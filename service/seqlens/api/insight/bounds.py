@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+from seqlens.attention.forecast import ForwardSeconds, fitting_columns, predict, timed
 from seqlens.attention.gates import predicted_gate_bytes
 from seqlens.attention.maps import fitting_selection, predicted_bytes, working_bytes
 from seqlens.attention.questions import Cost, GateQuestion, InfluenceQuestion
 from seqlens.attention.selection import AttentionSelection
 from seqlens.attention.sites import Site
+from seqlens.backends.tapped import TappedModel
 from seqlens.errors import MapsTooLarge
 from seqlens.graphs.anatomy import ModelAnatomy
 from seqlens.sequences import InputSequence
@@ -14,6 +16,7 @@ from seqlens.settings import InsightSettings
 
 # A map is held whole while a part of it is cut out, as it is by the model that makes it.
 WORKING_FACTOR = 4
+_SURE = 0.8  # part of the time that advice fills: the same run does not take the same twice
 _FEW = InfluenceQuestion().replacements  # and directions: what is tried without being asked for
 
 
@@ -63,24 +66,38 @@ def check_gate_bytes(
         )
 
 
-def check_seconds(
+def bounded_cost(
     settings: InsightSettings,
+    tapped: TappedModel,
     question: InfluenceQuestion,
     lengths: Sequence[int],
-    cost: Cost,
-) -> None:
-    """Raise ``MapsTooLarge`` for work that would take longer than is begun."""
+    forward_seconds: ForwardSeconds,
+    *,
+    together: bool,
+) -> Cost:
+    """What the question will take.
+
+    Raises ``MapsTooLarge`` for work that would take longer than is begun. Runs the model.
+    """
     most = settings.max_seconds
+    cost = predict(tapped, question, lengths, forward_seconds, together=together)
     if cost.seconds <= most:
-        return
-    each = [len(question.input_positions) or length for length in lengths]
-    # Both measures take a run, or a few, for each position that is changed.
-    positions = int(sum(each) * most / cost.seconds)
-    fitting = f"about {positions} input positions in all" if positions else "shorter sequences"
+        return cost
+    # What short runs foretell of long ones is not enough to refuse anybody.
+    forward_seconds = timed(tapped, question, max(lengths), forward_seconds, together=together)
+    cost = predict(tapped, question, lengths, forward_seconds, together=together)
+    if cost.seconds <= most:
+        return cost
+    columns = fitting_columns(
+        tapped, question, lengths, forward_seconds, _SURE * most, together=together
+    )
+    asked = len(question.input_positions) or max(lengths)
+    fitting = f"ask for {columns} input positions, " if 0 < columns < asked else ""
+    fitting += "fewer sequences or shorter ones"
     if question.replacements > _FEW or question.directions > _FEW:
         fitting += ", or fewer replacements or directions"
     raise MapsTooLarge(
         "sequences",
-        got=f"work of {cost.seconds:.3g} s for {sum(each)} input positions",
+        got=f"work of {cost.seconds:.3g} s",
         expected=f"at most {most:g} s (insight.max_seconds): {fitting}",
     )

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from seqlens.api.calls import Call, Calls
 from seqlens.api.inference import Inference
-from seqlens.api.insight.bounds import check_bytes, check_gate_bytes, check_seconds
+from seqlens.api.insight.bounds import bounded_cost, check_bytes, check_gate_bytes
 from seqlens.api.insight.opened import OpenedModels
 from seqlens.api.insight.reading import ReadSequences, read_asked, without
 from seqlens.api.insight.requests import (
@@ -23,7 +23,7 @@ from seqlens.api.outcomes import Outcome
 from seqlens.api.requests import Urgency
 from seqlens.api.served import Served
 from seqlens.attention.gates import read_gates
-from seqlens.attention.influence import measure, predict
+from seqlens.attention.influence import measure
 from seqlens.attention.maps import check_sequence, choose_sites, draw
 from seqlens.attention.questions import Cost, GateLayer, InfluenceAnswer
 from seqlens.attention.selection import SiteMaps
@@ -134,12 +134,16 @@ class Insight:
             tapped = await self._opened.open(model, place, deadline)
             together = model.decision.strategy.shares_batches
             cost = await place.run(
-                lambda _: predict(
-                    tapped, question, read.lengths, model.cost.seconds, together=together
+                lambda _: bounded_cost(
+                    self._settings,
+                    tapped,
+                    question,
+                    read.lengths,
+                    model.cost.seconds,
+                    together=together,
                 ),
                 deadline=deadline,
             )
-            check_seconds(self._settings, question, read.lengths, cost)
             answer = await place.run(
                 lambda cancelled: measure(
                     tapped,
