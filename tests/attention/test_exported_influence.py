@@ -113,6 +113,24 @@ def test_logits_by_differences(net: Recurrent, opened: TappedModel) -> None:
         assert not found.values[expected == 0].any()  # later positions: exactly nothing
 
 
+def test_gradients_that_are_lost_in_half_precision_lie_below_the_floor(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    net = Recurrent("LSTM", head="last").eval()
+    ids = np.random.default_rng(0).integers(0, onnx_models.VOCABULARY, 60)
+    exact = deepcopy(net).half().double()  # with the weights that the model has
+    vectors = exact.embedding(torch.from_numpy(ids)).detach()
+    expected = norms(lambda x: exact.output(exact.layers(x[None])[0][:, -1]), vectors, 2)
+    tapped = written(net.half(), "torchscript", tmp_path)
+    question = InfluenceQuestion(("jacobian",), Target(class_index=2), exact=True)
+    (found,) = ask(tapped, question, ids).maps
+    tapped.close()
+    assert found.method == "autograd"
+    error = np.abs(found.values - expected)
+    assert (error <= 0.02 * expected + found.floors[:, None]).all()
+    assert (found.values <= found.floors[:, None]).sum() > 10
+    assert found.values.max() > 1_000 * found.floors[0]
+
+
 def test_occlusion_is_how_far_eager_answers_move(net: Recurrent, opened: TappedModel) -> None:
     (found,) = ask(opened, InfluenceQuestion(replacement_tokens=(1, 20)), IDS).maps
     expected = np.zeros((LENGTH, LENGTH))

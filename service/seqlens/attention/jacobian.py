@@ -52,11 +52,15 @@ def measure_differences(part: Part, question: InfluenceQuestion) -> tuple[Array,
 
 
 def measure_autograd(part: Part) -> tuple[Array, Array]:
-    """The same by the backend's own gradient, of every element. The floors are 0."""
+    """The same by the backend's own gradient, of every element.
+
+    The floors are 0, but in float16, among whose smallest numbers a gradient that fades is lost.
+    """
     seen = part.look()
     answer = part.read(part.aim.rows(seen, part.length)[0])
     picks = chosen_elements(part.places, part.aim.elements(answer), answer.shape[1])
     squares = np.zeros((len(answer), len(part.columns)))
+    lost = np.zeros(len(answer))
     for some in (picks[one] for one in _parts_of(len(picks), part.batch)):
         together = filled(part.aim.anatomy, [part.sequence] * len(some))
         weights = _one_hot(part, seen, len(together), some)
@@ -65,7 +69,14 @@ def measure_autograd(part: Part) -> tuple[Array, Array]:
         for (row, _, _), one in zip(some, part.split(gradient, len(together)), strict=False):
             flat = one.reshape(len(one), -1).astype(np.float64)
             squares[row] += np.square(flat[list(part.columns)]).sum(axis=1)
-    return np.sqrt(squares), np.zeros(len(answer))
+            lost[row] += flat.shape[1] * _spacing(gradient) ** 2
+    return np.sqrt(squares), np.sqrt(lost)
+
+
+def _spacing(gradient: Array) -> float:
+    """How far apart the smallest numbers are; as good as nothing but in half precision."""
+    halves = gradient.dtype == np.float16
+    return float(np.finfo(np.float16).smallest_subnormal) if halves else 0.0
 
 
 def chosen_elements(
