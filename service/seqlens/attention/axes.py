@@ -53,6 +53,7 @@ def read_axes(
     *,
     frozen_length: int | None = None,
     own_positions: bool = False,
+    fixed_keys: bool = False,
     rolled: Array | None = None,
 ) -> SiteAxes:
     """Tell the axes from runs that differ from the first in one size each.
@@ -60,8 +61,9 @@ def read_axes(
     ``rows`` are those of the first run, ``rolled`` its weights when every row moves to the next
     place: that settles in which order batch and heads are folded into one axis. Where the
     model runs at one length only, axes of this length are those of positions; with
-    ``own_positions`` also axes of equal sizes, such as the patches of a picture. Raises
-    ``AxesUnknown``.
+    ``own_positions`` also axes of equal sizes, such as the patches of a picture. With
+    ``fixed_keys`` the keys may be positions of another input, of which there are always as many.
+    Raises ``AxesUnknown``.
     """
     base = seen[0].weights
     followed = _followed(seen)
@@ -69,7 +71,7 @@ def read_axes(
     positions = _following_lengths(followed)
     if frozen:
         positions += _frozen_positions(base, followed, frozen_length, own_positions)
-    key = _key_axis(seen, positions)
+    key = _key_axis(seen, positions, _still(base, followed) if fixed_keys and positions else [])
     if frozen:
         positions = [axis for axis in positions if base.shape[axis] == base.shape[key]]
     query = _query_axis(positions, key, frozen=frozen)
@@ -144,7 +146,7 @@ def _frozen_positions(
     base: Array, followed: _Followed, frozen_length: int | None, own_positions: bool
 ) -> list[int]:
     """Axes that may be those of positions where the model runs at no other length."""
-    still = [axis for axis, one in enumerate(followed) if not one and base.shape[axis] > 1]
+    still = _still(base, followed)
     alike = [axis for axis in still if base.shape[axis] == frozen_length]
     if any(sum_error(base, axis) <= _SUMS_TO_ONE for axis in alike):
         return alike
@@ -154,14 +156,18 @@ def _frozen_positions(
     return [axis for axis in still if sizes.count(base.shape[axis]) > 1]
 
 
+def _still(base: Array, followed: _Followed) -> list[int]:
+    return [axis for axis, one in enumerate(followed) if not one and base.shape[axis] > 1]
+
+
 def _check_whole(axes: tuple[Axis, ...]) -> None:
     """Raise for parts of a picture that are rows of the batch: they are no heads."""
     if "head" in axes and ("batch_and_head" in axes or "head_and_batch" in axes):
         raise AxesUnknown("it looks at parts of the sequence one by one, as rows of the batch")
 
 
-def _key_axis(seen: Sequence[Observation], positions: Sequence[int]) -> int:
-    """The axis of positions over which weights sum to 1, the last of several."""
+def _key_axis(seen: Sequence[Observation], positions: Sequence[int], fixed: Sequence[int]) -> int:
+    """The axis of positions over which weights sum to 1, the last of several; else a fixed one."""
     errors = {
         axis: max(sum_error(one.weights, axis) for one in seen)
         for axis in range(seen[0].weights.ndim)
@@ -171,6 +177,8 @@ def _key_axis(seen: Sequence[Observation], positions: Sequence[int]) -> int:
         least = min(errors[axis] for axis in fitting)
         return max(axis for axis in fitting if errors[axis] <= max(4 * least, 1e-6))
     constant = [axis for axis, error in errors.items() if error <= _SUMS_TO_ONE]
+    if set(constant) & set(fixed):
+        return max(set(constant) & set(fixed))
     if constant:
         size = seen[0].weights.shape[constant[-1]]
         raise AxesUnknown(
@@ -271,7 +279,8 @@ def _extent(
         # Shorter sequences are padded to the only length, and what is padding is cut off.
         return Extent() if size == frozen_length else Extent(stride=0, offset=size)
     if len(lengths) > 1:
-        raise AxesUnknown("an axis follows several lengths at once")
+        names = ", ".join(repr(one) if one else "the sequence" for one in sorted(lengths))
+        raise AxesUnknown(f"an axis follows several lengths at once: {names}")
     length = next(iter(lengths))
     points = {one.sizes[length]: one.weights.shape[axis] for one in seen}
     extent = fit_extent(points, length)

@@ -24,6 +24,7 @@ from seqlens.sequences import Array, InputSequence, Tensors
 _ROWS = (2, 3)
 _LENGTHS = ((5, 7), (17, 19), (67, 71), (269, 271))  # long ones for models that need them
 _OWN_LENGTHS = ((11, 13), (23, 29), (31, 37), (41, 43))
+_CACHE_LENGTHS = (47, 53)
 _MORE_LENGTHS = (1, 2, 3, 6, 11, 18, 120)  # beyond the second, where two do not tell enough
 _MOST_OTHERS = 8  # inputs tried for a length of their own
 
@@ -76,6 +77,7 @@ class Sizes:
     other: Mapping[str, int]
     rows: int
     alike: Mapping[str, tuple[str, ...]]  # by input with its own length: those that share it
+    cache: str = ""  # the input whose length is that of earlier steps
 
 
 def find_axes(probe: SiteProbe, sizes: Sizes) -> dict[str, SiteAxes]:
@@ -110,7 +112,8 @@ def find_sizes(probe: SiteProbe) -> Sizes:
             failure = error
             continue
         alike = _own_lengths(probe, base, other)
-        return Sizes(base, other, base.get(ROWS, probe.anatomy.fixed_batch or 1), alike)
+        cache = _cache_length(probe, base, other, alike)
+        return Sizes(base, other, base.get(ROWS, probe.anatomy.fixed_batch or 1), alike, cache)
     raise failure
 
 
@@ -134,6 +137,23 @@ def _own_lengths(
                 other[one.name], alike[one.name] = second, mates
                 break
     return alike
+
+
+def _cache_length(
+    probe: SiteProbe,
+    base: dict[str, int],
+    other: dict[str, int],
+    alike: dict[str, tuple[str, ...]],
+) -> str:
+    """Add the length that all caches of earlier steps share; the first of them, "" if none."""
+    inputs = probe.anatomy.inputs
+    caches = [one.name for one in inputs if _has_positions(one) and not _leads_with_positions(one)]
+    own, second = _CACHE_LENGTHS
+    if not caches or not _runs(probe, {**base, **dict.fromkeys(caches, own)}):
+        return ""
+    base.update(dict.fromkeys(caches, own))
+    other[caches[0]], alike[caches[0]] = second, tuple(caches[1:])
+    return caches[0]
 
 
 def inputs_of(anatomy: ModelAnatomy, sizes: Mapping[str, int]) -> dict[str, Array]:
@@ -196,10 +216,14 @@ def _leads_with_positions(one: InputAnatomy) -> bool:
 
     The caches of a decoder have heads in front.
     """
-    if one.made_by_server or one.role in (InputRole.LENGTHS, InputRole.STATE):
-        return False
     place = position_axis(one)
-    return place is not None and (place == one.time_axis or place == (one.batch_axis == 0))
+    leads = place is not None and place in (one.time_axis, int(one.batch_axis == 0))
+    return leads and _has_positions(one)
+
+
+def _has_positions(one: InputAnatomy) -> bool:
+    given = not one.made_by_server and one.role is not InputRole.STATE
+    return given and position_axis(one) is not None
 
 
 def _check_runs(probe: SiteProbe, *settings: Mapping[str, int]) -> None:
@@ -237,7 +261,7 @@ def _read(
 ) -> tuple[dict[str, SiteAxes], dict[str, str]]:
     """The axes of the sites that run, and for the others why they cannot be told."""
     found, unknown = {}, {}
-    dotted = {t.site.name for t in probe.tapped.taps if t.site.kind in ("self", "cross")}
+    kinds = {tap.site.name: tap.site.kind for tap in probe.tapped.taps}
     told = sizes.other  # an input that shares another's length tells no more than that one
     for name in probe.names:
         try:
@@ -248,9 +272,14 @@ def _read(
                 ],
                 sizes.rows,
                 frozen_length=probe.anatomy.fixed_length,
-                own_positions=name in dotted,
+                own_positions=kinds[name] in ("self", "cross"),
+                fixed_keys=kinds[name] == "cross",
                 rolled=rolled.weights[name],
             )
         except AxesUnknown as error:
             unknown[name] = str(error)
+            continue
+        if sizes.cache and sizes.cache in (found[name].queries.input, found[name].keys.input):
+            del found[name]
+            unknown[name] = f"its positions are those of {sizes.cache!r}, a cache of earlier steps"
     return found, unknown

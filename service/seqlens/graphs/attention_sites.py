@@ -5,12 +5,12 @@ weighs values that themselves depend on the input, by a product (``MatMul``, ``E
 multiplication that is then summed. Fused operators are known by name.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 
 from seqlens.graphs.anatomy import AttentionKind, AttentionSite
 from seqlens.graphs.onnx_flow import Flow, Step, one_branch
+from seqlens.graphs.onnx_walks import PRODUCTS, SCORE_PASSES, walk_back, walk_forward
 
 FUSED = frozenset(
     {
@@ -29,46 +29,7 @@ FUSED = frozenset(
         "QOrderedAttention",
     }
 )
-PRODUCTS = frozenset(
-    {
-        "MatMul",
-        "Einsum",
-        "Gemm",
-        "FusedMatMul",
-        "TransposeMatMul",
-        "MatMulInteger",
-        "MatMulIntegerToFloat",
-        "QLinearMatMul",
-    }
-)
-# Operators that hand their data on without mixing it with other data.
-PASSES = frozenset(
-    {
-        "Identity",
-        "Cast",
-        "CastLike",
-        "Dropout",
-        "Reshape",
-        "Squeeze",
-        "Unsqueeze",
-        "Transpose",
-        "Flatten",
-        "Expand",
-        "Where",
-        "Mul",
-        "Slice",
-        "Concat",
-        "Split",
-        "QuantizeLinear",
-        "DequantizeLinear",
-        "DynamicQuantizeLinear",
-        "Enter",
-        "Exit",
-    }
-)
-_SCORE_PASSES = PASSES | {"Add", "Sub", "Div", "Clip", "Tanh", "Min", "Max", "Mod"}
-_ADDITIVE_PASSES = _SCORE_PASSES | PRODUCTS
-_FORWARD_LIMIT, _BACKWARD_LIMIT = 12, 14  # operators; real exports need fewer than half
+_ADDITIVE_PASSES = SCORE_PASSES | PRODUCTS
 
 
 def find_sites(flow: Flow) -> tuple[tuple[Step, AttentionSite], ...]:
@@ -98,9 +59,24 @@ def _unique(names: list[str]) -> list[str]:
 
 
 def value_product(flow: Flow, weights: Step) -> Step | None:
-    """The operator in which attention weights meet the values, None for any other softmax."""
+    """The operator in which attention weights meet the values, None for any other softmax.
+
+    On the way, weights of queries and keys may be mixed with those of other heads.
+    """
+    found = plain_product(flow, weights)
+    if found is None and score_product(flow, weights) is not None:
+        return _product(flow, weights, mixing=True)
+    return found
+
+
+def plain_product(flow: Flow, weights: Step) -> Step | None:
+    """The operator in which the weights themselves meet the values, not mixed with others."""
+    return _product(flow, weights, mixing=False)
+
+
+def _product(flow: Flow, weights: Step, *, mixing: bool) -> Step | None:
     derived = flow.descendants(weights.outputs[0])
-    for step, name in walk_forward(flow, weights):
+    for step, name in walk_forward(flow, weights, mixing=mixing):
         others = [i for i in step.inputs if i and i != name]
         if step.operator in PRODUCTS and any(o in flow.data and o not in derived for o in others):
             return step
@@ -111,7 +87,7 @@ def value_product(flow: Flow, weights: Step) -> Step | None:
 
 def score_product(flow: Flow, weights: Step) -> Step | None:
     """The product of queries and keys, None where the scores come from elsewhere."""
-    for step in walk_back(flow, scores_of(flow, weights), _SCORE_PASSES):
+    for step in walk_back(flow, scores_of(flow, weights), SCORE_PASSES, mixing=True):
         if step.operator in PRODUCTS and sum(i in flow.data for i in step.inputs[:2]) == 2:
             return step
     return None
@@ -202,14 +178,17 @@ def _chooses_experts(flow: Flow, step: Step) -> bool:
     """A gate over experts looks like attention, but its width never follows a length."""
     shape = flow.shapes.get(step.outputs[0], ())
     declared = [dim for name in flow.inputs for dim in flow.shapes.get(name, ())]
-    if not shape or not isinstance(shape[-1], int) or shape[-1] == 1 or _asks_keys(flow, step):
+    default = -1 if flow.opset >= 13 else 1
+    axis = step.attributes.get("axis", default) if step.operator == "Softmax" else -1
+    width = shape[axis] if shape else None
+    if not isinstance(width, int) or width == 1 or _asks_keys(flow, step):
         return False
-    return shape[-1] not in declared and any(not isinstance(dim, int) for dim in declared)
+    return width not in declared and any(not isinstance(dim, int) for dim in declared)
 
 
 def _asks_keys(flow: Flow, step: Step) -> bool:
     """Whether a learned query is multiplied by keys; a gate multiplies its input by weights."""
-    makers = walk_back(flow, scores_of(flow, step), _SCORE_PASSES)
+    makers = walk_back(flow, scores_of(flow, step), SCORE_PASSES)
     product = next((maker for maker in makers if maker.operator in PRODUCTS), None)
     return product is not None and product.input(0) not in flow.data
 
@@ -244,7 +223,7 @@ def _adds_two_sources(flow: Flow, weights: Step) -> bool:
     for tanh in walk_back(flow, scores_of(flow, weights), _ADDITIVE_PASSES):
         if tanh.operator != "Tanh":
             continue
-        for step in walk_back(flow, tanh.input(0), _SCORE_PASSES):
+        for step in walk_back(flow, tanh.input(0), SCORE_PASSES):
             if step.operator == "Add" and all(i in flow.data for i in step.inputs):
                 return True
     return False
@@ -257,30 +236,3 @@ def _weighs_data(flow: Flow, step: Step, others: list[str], derived: frozenset[s
     if any(is_divided_by_sum(flow, reader) for reader in readers):
         return False  # a mask: what is left of the weights is to sum to one again
     return any(reader.operator in {"ReduceSum", "ReduceMean"} for reader in readers)
-
-
-def walk_forward(flow: Flow, start: Step) -> Iterator[tuple[Step, str]]:
-    """Readers of a result, nearest first, walking on through operators that pass data on."""
-    front, seen = [start], {start.outputs}
-    for _ in range(_FORWARD_LIMIT):
-        following: list[Step] = []
-        for step, name in (pair for s in front for pair in flow.readers(s)):
-            if step.operator == "Where" and name == step.input(0):
-                continue  # a condition selects; it is not weighed
-            divided = step.operator == "Div" and name == step.input(0)
-            yield step, name
-            if (step.operator in PASSES or divided) and step.outputs not in seen:
-                seen.add(step.outputs)
-                following.append(step)
-        front = following
-
-
-def walk_back(flow: Flow, name: str, passes: frozenset[str]) -> Iterator[Step]:
-    """Makers of a value, nearest first, walking back through the operators named."""
-    front, seen = [name], {name}
-    for _ in range(_BACKWARD_LIMIT):
-        steps = [s for s in map(flow.producers.get, front) if s is not None]
-        yield from steps
-        sources = [i for s in steps if s.operator in passes for i in s.inputs]
-        front = [i for i in dict.fromkeys(sources) if i in flow.data and i not in seen]
-        seen.update(front)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from seqlens.graphs.anatomy import ModelAnatomy, OutputRole
-from seqlens.graphs.attention_sites import PRODUCTS
 from seqlens.graphs.onnx_flow import Flow, Step
 from seqlens.graphs.onnx_recurrence import is_recurrent
+from seqlens.graphs.onnx_walks import PRODUCTS
 from seqlens.sequences import Array
 
 Shapes = Mapping[str, tuple[int, ...]]  # of float values

@@ -7,18 +7,10 @@ from math import prod
 from onnx import TensorProto
 
 from seqlens.graphs.anatomy import ParameterGroup
-from seqlens.graphs.attention_sites import (
-    FUSED,
-    PASSES,
-    PRODUCTS,
-    score_product,
-    scores_of,
-    value_product,
-    walk_back,
-    walk_forward,
-)
+from seqlens.graphs.attention_sites import FUSED, score_product, scores_of, value_product
 from seqlens.graphs.onnx_flow import Flow, Step
 from seqlens.graphs.onnx_recurrence import is_recurrent
+from seqlens.graphs.onnx_walks import PASSES, PRODUCTS, walk_back, walk_forward
 
 PRECISIONS: dict[int, str] = {
     TensorProto.FLOAT: "fp32",

@@ -6,8 +6,8 @@ from dataclasses import replace
 import onnx
 
 from seqlens.graphs.anatomy import Cell, RecurrentLayer
-from seqlens.graphs.attention_sites import PASSES, PRODUCTS
 from seqlens.graphs.onnx_flow import Flow, Step, one_branch
+from seqlens.graphs.onnx_walks import PASSES, PRODUCTS
 from seqlens.graphs.reading import TensorReading
 
 _CELLS: dict[str, Cell] = {

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import onnx
 
-from seqlens.graphs.attention_sites import PASSES, PRODUCTS
 from seqlens.graphs.onnx_flow import Flow, Step
+from seqlens.graphs.onnx_walks import PASSES, PRODUCTS
 
 _SAME_AXES = frozenset({"Identity", "Cast", "CastLike", "Dropout", "Where", "Mul", "Div"})
 _KEEPING = _SAME_AXES | {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}

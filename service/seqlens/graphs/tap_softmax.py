@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from seqlens.graphs.attention_sites import is_divided_by_sum, value_product, walk_forward
+from seqlens.graphs.attention_sites import is_divided_by_sum, plain_product, value_product
 from seqlens.graphs.onnx_flow import Flow, Step
+from seqlens.graphs.onnx_walks import walk_forward
 from seqlens.graphs.tap_axes import joins_axes, sums_another_axis
 
 _QUANTIZERS = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
@@ -28,6 +29,8 @@ def plan_softmax(flow: Flow, step: Step) -> SoftmaxPlan | str:
     if sums_another_axis(flow, step, product):
         return "its softmax runs over another axis than the sum over the values"
     value = _behind_guards(flow, step, product)
+    if plain_product(flow, step) is None:
+        return SoftmaxPlan(value, "before they are mixed with those of other heads")
     rounded = any(s.operator in _QUANTIZERS for s in _between(flow, step, product))
     return SoftmaxPlan(value, "before rounding to int8" if rounded else "")
 
@@ -40,7 +43,19 @@ def _behind_guards(flow: Flow, step: Step, product: Step) -> str:
     """
     while guard := next(_guards(flow, step, product), None):
         step = guard
-    return step.outputs[0]
+    return _in_its_axes(flow, step, product)
+
+
+def _in_its_axes(flow: Flow, step: Step, product: Step) -> str:
+    """The weights, of which all rows of all sequences may be one axis: behind what splits it."""
+    value = step.outputs[0]
+    if len(flow.shapes.get(value, ())) != 2:
+        return value
+    for reader, _ in flow.readers(step):
+        splits = reader.operator == "Reshape" and len(flow.shapes.get(reader.outputs[0], ())) > 2
+        if splits and any(s is product for s, _ in walk_forward(flow, reader)):
+            return reader.outputs[0]
+    return value
 
 
 def _guards(flow: Flow, step: Step, product: Step) -> Iterator[Step]:

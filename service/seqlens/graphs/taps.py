@@ -20,6 +20,8 @@ from seqlens.graphs.tap_bodies import Place, Surgery, own_copy, typed
 from seqlens.graphs.tap_softmax import SoftmaxPlan, plan_softmax
 from seqlens.graphs.tap_types import declared_types, element_type
 
+_STEPS = "of all steps of a loop; where they follow no length they stand as heads"
+
 
 @dataclass(frozen=True, slots=True)
 class TapReading:
@@ -79,8 +81,9 @@ def _plan(flow: Flow, step: Step) -> SoftmaxPlan | FusedPlan | str:
 def _tap(site: AttentionSite, plan: SoftmaxPlan | FusedPlan, places: dict[str, Place]) -> Tap:
     if isinstance(plan, FusedPlan):  # a kernel reads no weights, so none can be put in
         return Tap(site, measured=plan.measured, replaceable=False, note=plan.note)
-    free = not places[plan.value].body.repeated
-    return Tap(site, measured=True, replaceable=free, note=plan.note)
+    repeated = places[plan.value].body.repeated
+    note = "; ".join(filter(None, (plan.note, _STEPS if repeated else "")))
+    return Tap(site, measured=True, replaceable=not repeated, note=note)
 
 
 def _without_functions(model: ModelProto) -> ModelProto:
