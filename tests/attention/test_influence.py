@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.numpy_recurrent import VOCABULARY, features, recurrent, tokens
 
-from seqlens.attention.forecast import fitting_columns, predict, timed
+from seqlens.attention.forecast import fitting_columns, predict, timed, watched
 from seqlens.attention.influence import measure, shares_of
 from seqlens.attention.questions import Cost, InfluenceQuestion, Measure, Target
 from seqlens.attention.runs import CallerLeft
@@ -251,6 +251,24 @@ def test_a_forecast_is_put_right_by_a_run_of_the_length() -> None:
     right = timed(model, InfluenceQuestion(), 30, lambda length, rows: 1e6 * length * rows)
     assert 0 < right(30, 1) < 10
     assert right(60, 4) == pytest.approx(8 * right(30, 1))
+
+
+def test_what_looking_in_takes_beside_a_run_is_added_to_each() -> None:
+    model, question = recurrent(), InfluenceQuestion()
+    right = watched(model, question, 9, lambda length, rows: 1e-9 * length)
+    beside = right(9, 1) - 9e-9
+    assert 0 < beside < 10
+    assert right(2_000, 4) == pytest.approx(2e-6 + beside)
+    slow = watched(model, question, 9, lambda length, rows: 100.0)
+    assert slow(9, 1) == 100
+
+
+def test_more_directions_than_vectors_have_numbers_take_no_longer() -> None:
+    def runs(directions: int) -> int:
+        question = InfluenceQuestion(("jacobian",), directions=directions)
+        return predict(recurrent(width=5), question, [9], lambda length, rows: 1.0).runs
+
+    assert runs(2**32 - 1) == runs(5) > runs(2)
 
 
 def test_more_replacements_than_there_are_tokens_take_no_longer() -> None:

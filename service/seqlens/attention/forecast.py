@@ -10,7 +10,7 @@ from seqlens.attention.occlusion import occlusion_runs
 from seqlens.attention.probes import probe_sequences
 from seqlens.attention.questions import Cost, InfluenceQuestion, Measure, Method
 from seqlens.attention.recurrent_jacobian import Stack
-from seqlens.attention.runs import Runs, filled
+from seqlens.attention.runs import Runs, filled, never
 from seqlens.attention.subject import (
     Subject,
     check_lengths,
@@ -20,12 +20,13 @@ from seqlens.attention.subject import (
     wants_exact,
 )
 from seqlens.backends.padding import pad, padded_length
-from seqlens.backends.tapped import TappedModel
+from seqlens.backends.tapped import Look, TappedModel
 from seqlens.errors import InvalidRequest
 from seqlens.sequences import InputSequence
 
 ForwardSeconds = Callable[[int, int], float]  # of a run of this length and batch size
 _GRADIENT = 3  # a run forward and backward, in runs forward
+_TRIES = 2  # a run that something else held up says little
 
 
 def predict(
@@ -67,6 +68,30 @@ def fitting_columns(
     return least
 
 
+def watched(
+    tapped: TappedModel,
+    question: InfluenceQuestion,
+    length: int,
+    forward_seconds: ForwardSeconds,
+    *,
+    together: bool = True,
+) -> ForwardSeconds:
+    """The same with what looking in takes beside each run, whatever its length.
+
+    Small TorchScript models take 20 times as long while each of their operators is watched. Runs
+    the model on sequences of ``length``, a short one is enough.
+    """
+    check_lengths([length])
+    anatomy = tapped.anatomy
+    probe = probe_sequences(anatomy, {}, [length])[0]
+    subject = understand(tapped, question, probe, together=together)
+    rows = filled(anatomy, [probe] * subject.batch(length))
+    taken = min(_seconds(tapped, rows, subject.aim.look()) for _ in range(_TRIES))
+    told = forward_seconds(padded_length(anatomy, [length]), len(rows))
+    beside = max(0.0, taken - told)
+    return lambda length, batch: forward_seconds(length, batch) + beside
+
+
 def timed(
     tapped: TappedModel,
     question: InfluenceQuestion,
@@ -80,12 +105,16 @@ def timed(
     probe = probe_sequences(anatomy, {}, [length])[0]
     # Understanding it runs it, so that the run that is timed is no first one.
     aim = understand(tapped, question, probe, together=together).aim
-    inputs = pad(anatomy, filled(anatomy, [probe]))
-    started = time.perf_counter()
-    tapped.run(inputs, aim.look())
-    taken = time.perf_counter() - started
+    taken = _seconds(tapped, filled(anatomy, [probe]), aim.look())
     told = forward_seconds(padded_length(anatomy, [length]), anatomy.fixed_batch or 1)
     return lambda length, batch: forward_seconds(length, batch) * taken / told
+
+
+def _seconds(tapped: TappedModel, rows: Sequence[InputSequence], look: Look) -> float:
+    inputs = pad(tapped.anatomy, rows)
+    started = time.perf_counter()
+    tapped.run(inputs, look)
+    return time.perf_counter() - started
 
 
 def _forecast(
@@ -124,7 +153,7 @@ def _exact_method(subject: Subject, probe: InputSequence) -> tuple[Method, Stack
         return "autograd", None
     # The probe need not have the positions that are asked for.
     whole = replace(subject.question, input_positions=(), output_positions=())
-    part = replace(subject, question=whole).part(Runs(subject.tapped, lambda: False), probe)
+    part = replace(subject, question=whole).part(Runs(subject.tapped, never), probe)
     found = stack_between(subject, part)
     return ("central_differences", None) if found is None else ("closed_form", found[0])
 

@@ -95,6 +95,8 @@ def understand(
     check_width(target, width)
     check_rows(aim, question.output_positions)
     more = len(aim.rows(one, probe.length)[0]) - probe.length if aim.has_positions else 0
+    numbers = _numbers(anatomy, one.embedding, probe, changed)
+    question = replace(question, directions=min(question.directions, numbers))
     return Subject(tapped, question, aim, changed, vectors, width, more, together)
 
 
@@ -158,6 +160,15 @@ def _see(tapped: TappedModel, look: Look, probe: InputSequence) -> tuple[Seen, S
     if not anatomy.batched or anatomy.fixed_batch or not (look.hidden or look.embedding):
         return one, one
     return one, tapped.run(pad(anatomy, [probe, probe]), look)
+
+
+def _numbers(
+    anatomy: ModelAnatomy, embedding: Array | None, probe: InputSequence, changed: InputAnatomy
+) -> int:
+    """How many numbers the vector of a position has: there are no more directions than that."""
+    if embedding is None:
+        return probe.inputs[changed.name].size // probe.length
+    return embedding.size // (padded_length(anatomy, [probe.length]) * (anatomy.fixed_batch or 1))
 
 
 def _axes_of(

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from seqlens.attention.forecast import ForwardSeconds, fitting_columns, predict, timed
-from seqlens.attention.gates import predicted_gate_bytes
+from seqlens.attention.forecast import ForwardSeconds, fitting_columns, predict, timed, watched
+from seqlens.attention.gates import held_gate_bytes, predicted_gate_bytes
 from seqlens.attention.maps import fitting_selection, predicted_bytes, working_bytes
 from seqlens.attention.questions import Cost, GateQuestion, InfluenceQuestion
 from seqlens.attention.selection import AttentionSelection
@@ -64,6 +64,14 @@ def check_gate_bytes(
             got=f"gates of {size} bytes",
             expected=f"at most {most} (insight.max_bytes): {less}or fewer sequences",
         )
+    held, most_held = held_gate_bytes(anatomy, lengths), WORKING_FACTOR * most
+    if held > most_held:
+        raise MapsTooLarge(
+            "sequences",
+            got=f"{sum(lengths)} steps, whose layers hold {held} bytes",
+            expected=f"at most {most_held} ({WORKING_FACTOR} times insight.max_bytes): about "
+            f"{sum(lengths) * most_held // held} steps in one request",
+        )
 
 
 def bounded_cost(
@@ -80,6 +88,7 @@ def bounded_cost(
     Raises ``MapsTooLarge`` for work that would take longer than is begun. Runs the model.
     """
     most = settings.max_seconds
+    forward_seconds = watched(tapped, question, min(lengths), forward_seconds, together=together)
     cost = predict(tapped, question, lengths, forward_seconds, together=together)
     if cost.seconds <= most:
         return cost
