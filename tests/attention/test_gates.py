@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from tests.support.numpy_recurrent import NumpyRecurrent, recurrent, sigmoid, tokens
 
-from seqlens.attention.gates import predicted_gate_bytes, read_gates
+from seqlens.attention.gates import held_gate_bytes, predicted_gate_bytes, read_gates
 from seqlens.attention.questions import GateLayer, GateQuestion, GateReading
+from seqlens.attention.runs import CallerLeft
 from seqlens.backends.tapped import Look, Seen, Tap
 from seqlens.errors import InvalidRequest, NotInModel
 from seqlens.graphs.anatomy import AttentionSite
@@ -194,3 +195,21 @@ def test_sequences_of_one_length_share_a_run() -> None:
     model.batches.clear()
     read(model, together=False)
     assert model.batches == [1, 1, 1]
+
+
+def test_what_layers_hold_at_each_step_is_told_beforehand() -> None:
+    model = recurrent("lstm", layers=2)
+    units = model.anatomy.recurrent_layers[0].hidden_size
+    assert units
+    layers = sum(one.layers for one in model.anatomy.recurrent_layers)
+    assert held_gate_bytes(model.anatomy, [9, 4]) == 13 * layers * 3 * units * 4
+
+
+@pytest.mark.parametrize("stays", [0, 1, 4])
+def test_a_caller_that_leaves_stops_the_reading(stays: int) -> None:
+    asked = iter([False] * stays)
+    reading = read_gates(
+        recurrent("lstm"), SEQUENCES, FULL, together=True, cancelled=lambda: next(asked, True)
+    )
+    with pytest.raises(CallerLeft):
+        list(reading)

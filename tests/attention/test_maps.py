@@ -20,6 +20,7 @@ from seqlens.attention.maps import (
 )
 from seqlens.attention.measures import measure_map, rollout
 from seqlens.attention.proof import prove_sites
+from seqlens.attention.runs import CallerLeft
 from seqlens.attention.selection import AttentionSelection, SequenceMap, SiteMaps, Span
 from seqlens.attention.sites import AttentionReport
 from seqlens.errors import BackendFailed, InvalidRequest, NotInModel
@@ -443,6 +444,13 @@ def test_advice_does_fit(limit: int) -> None:
         assert "last_query" in advice
     if limit <= 40:
         assert "sequences of at most" in advice
+
+
+@pytest.mark.parametrize("stays", [0, 1, 4])
+def test_a_caller_that_leaves_stops_the_drawing(stays: int) -> None:
+    asked = iter([False] * stays)
+    with pytest.raises(CallerLeft):
+        drawn(PLAIN, [sequence(5), sequence(7)], cancelled=lambda: next(asked, True))
 
 
 def test_advice_is_given_once() -> None:

@@ -1,12 +1,12 @@
 """Gates of LSTM and GRU layers at every step, recomputed from what the layers read."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from seqlens.attention.questions import GateLayer, GateQuestion, GateReading
 from seqlens.attention.recurrent_cells import Steps, recompute, supported
-from seqlens.attention.runs import filled
+from seqlens.attention.runs import CallerLeft, filled, never
 from seqlens.backends.padding import pad
 from seqlens.backends.tapped import Look, RecurrentTrace, TappedModel
 from seqlens.errors import InvalidRequest, NotInModel
@@ -16,6 +16,7 @@ from seqlens.sequences import Array, InputSequence
 # The gate whose product says how much of the state is kept, and how that product is called.
 _KEEPING = {"lstm": ("forget", "forget_product"), "gru": ("update", "update_product")}
 _READINGS: Mapping[Cell, int] = {"lstm": 5, "gru": 4, "rnn": 0}
+_KEPT = 3  # vectors of a layer at a step: what it reads, its hidden state and its cell
 _MOST_ROWS = 32  # sequences of one length that share a run
 
 Traced = tuple[RecurrentTrace, int]  # a layer at work, and a row of its batch
@@ -27,19 +28,21 @@ def read_gates(
     question: GateQuestion,
     *,
     together: bool,
+    cancelled: Callable[[], bool] = never,
 ) -> Iterator[GateLayer]:
     """The gates of each chosen layer and direction, in order of execution.
 
     Steps stand in the order of the sequence. A product runs in the order of computation: the
     share of what its first step left in the state that is there after each step, 1 at the first.
-    ``together``: sequences of equal length may share a run. Raises ``InvalidRequest`` for unknown
-    layers and quantiles outside [0, 1], ``NotInModel`` for layers without gates.
+    ``together``: sequences of equal length may share a run. ``cancelled`` is asked before every
+    run and sequence; when it says so ``CallerLeft`` is raised. Raises ``InvalidRequest`` for
+    unknown layers and quantiles outside [0, 1], ``NotInModel`` for layers without gates.
     """
     _check_quantiles(question.quantiles)
-    traced = _trace(tapped, sequences, together=together)
+    traced = _trace(tapped, sequences, cancelled, together=together)
     first = [trace for trace, _ in traced[0]]
     for place in _chosen(tapped, first, question.layers):
-        yield _layer(place, [one[place] for one in traced], sequences, question)
+        yield _layer(place, [one[place] for one in traced], sequences, question, cancelled)
 
 
 def predicted_gate_bytes(
@@ -59,6 +62,15 @@ def predicted_gate_bytes(
     return 4 * total * sum(lengths)
 
 
+def held_gate_bytes(anatomy: ModelAnatomy, lengths: Sequence[int]) -> int:
+    """Bytes of what all layers read and hold at every step: kept until the last is read."""
+    units = sum(
+        one.layers * (one.hidden_size or 0) * (2 if one.direction == "bidirectional" else 1)
+        for one in anatomy.recurrent_layers
+    )
+    return 4 * _KEPT * units * sum(lengths)
+
+
 def _layer_sizes(anatomy: ModelAnatomy) -> list[tuple[int, int]]:
     """Readings of each layer, both directions together, and units of a direction."""
     return [
@@ -75,13 +87,18 @@ def _check_quantiles(quantiles: Sequence[float]) -> None:
 
 
 def _trace(
-    tapped: TappedModel, sequences: Sequence[InputSequence], *, together: bool
+    tapped: TappedModel,
+    sequences: Sequence[InputSequence],
+    cancelled: Callable[[], bool],
+    *,
+    together: bool,
 ) -> list[list[Traced]]:
     """Of each sequence all layers at work."""
     anatomy = tapped.anatomy
     alone = not together or not anatomy.batched or anatomy.fixed_batch is not None
     found: dict[int, list[Traced]] = {}
     for numbers in _groups([one.length for one in sequences], 1 if alone else _MOST_ROWS):
+        _stay(cancelled)
         rows = filled(anatomy, [sequences[number] for number in numbers])
         traces = _looked(tapped, rows)
         for row, number in enumerate(numbers):
@@ -133,11 +150,16 @@ def _no_gates(tapped: TappedModel, what: str) -> NotInModel:
 
 
 def _layer(
-    place: int, traced: Sequence[Traced], sequences: Sequence[InputSequence], question: GateQuestion
+    place: int,
+    traced: Sequence[Traced],
+    sequences: Sequence[InputSequence],
+    question: GateQuestion,
+    cancelled: Callable[[], bool],
 ) -> GateLayer:
     trace = traced[0][0]
     error, readings = 0.0, []
     for number, ((one, row), sequence) in enumerate(zip(traced, sequences, strict=True)):
+        _stay(cancelled)
         steps = recompute(one, row)
         error = max(error, _error(one, row, steps))
         for name, values in _gates(one, steps).items():
@@ -152,6 +174,11 @@ def _layer(
         error,
         tuple(readings),
     )
+
+
+def _stay(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise CallerLeft
 
 
 def _gates(trace: RecurrentTrace, steps: Steps) -> dict[str, Array]:

@@ -21,7 +21,7 @@ from seqlens.attention.questions import (
     Method,
 )
 from seqlens.attention.recurrent_jacobian import Stack, measure_stack
-from seqlens.attention.runs import Runs
+from seqlens.attention.runs import Runs, never
 from seqlens.attention.subject import (
     Subject,
     check_lengths,
@@ -37,10 +37,6 @@ from seqlens.sequences import Array, InputSequence
 Measured = tuple[Array, Array, Method]  # values [rows, columns], floors [rows]
 
 
-def _never() -> bool:
-    return False
-
-
 def measure(
     tapped: TappedModel,
     sequences: Sequence[InputSequence],
@@ -48,7 +44,7 @@ def measure(
     *,
     together: bool,
     cost: Cost,
-    cancelled: Callable[[], bool] = _never,
+    cancelled: Callable[[], bool] = never,
 ) -> InfluenceAnswer:
     """Influence maps of all sequences, one for each measure, and summaries if asked for.
 

@@ -32,13 +32,18 @@ def predicted_bytes(
     their own, as those of an encoder and a decoder may. Raises ``InvalidRequest`` for spans that
     are empty or beyond a map, naming the sequence.
     """
-    total = 0
+    total, cut = 0, cut_selection(selection)
     for site in answered_sites(sites, selection):
+        known: dict[tuple[int, int], int] = {}  # thousands of sequences have few lengths
         for number, (queries, keys) in enumerate(sizes_of(site, lengths, sequences)):
-            try:
-                total += plan_cut(site, cut_selection(selection), queries, keys).size
-            except InvalidRequest as error:
-                raise error.at(f"sequence {number}") from error
+            size = known.get((queries, keys))
+            if size is None:
+                try:
+                    size = plan_cut(site, cut, queries, keys).size
+                except InvalidRequest as error:
+                    raise error.at(f"sequence {number}") from error
+                known[queries, keys] = size
+            total += size
     return total
 
 

@@ -1,6 +1,6 @@
 """Drawing attention maps: what was asked for, cut out of a tapped model's tensors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +21,7 @@ from seqlens.attention.map_sizes import (
     working_bytes,
 )
 from seqlens.attention.measures import measure_map, roll_on
+from seqlens.attention.runs import CallerLeft, never
 from seqlens.attention.selection import AttentionSelection, MapMeasures, SequenceMap, SiteMaps
 from seqlens.attention.sites import Site
 from seqlens.backends.padding import pad, padded_length, unpad
@@ -65,6 +66,7 @@ def draw(
     with_measures: bool = False,
     with_outputs: bool = False,
     together: bool = False,
+    cancelled: Callable[[], bool] = never,
 ) -> Iterator[SiteMaps | Outputs]:
     """Draw the maps of sites that ``choose_sites`` gave, in order of execution.
 
@@ -74,7 +76,8 @@ def draw(
     ``SiteMaps``, each with some of the sequences. With ``with_outputs`` the last item are the
     model's plain outputs, of the same runs, as ``padding.unpad`` gives them.
     ``share_positions`` are keys to measure the share of, negative ones count from the end; they
-    ask for measures.
+    ask for measures. ``cancelled`` is asked before every run and map; when it says so
+    ``CallerLeft`` is raised.
 
     Raises ``InvalidRequest`` at once for spans and positions beyond a sequence; the iterator
     raises what the model raises.
@@ -87,6 +90,7 @@ def draw(
         share_positions,
         with_measures or share_positions is not None,
         with_outputs,
+        cancelled,
     )
     drawing.check()
     return drawing.items(together)
@@ -101,6 +105,7 @@ class _Drawing:
     share_positions: Sequence[int] | None
     with_measures: bool
     with_outputs: bool
+    cancelled: Callable[[], bool]
     outputs: dict[int, dict[str, Array]] = field(default_factory=dict)  # by sequence
 
     def check(self) -> None:
@@ -146,6 +151,7 @@ class _Drawing:
 
     def _weights(self, run: Run, sites: Sequence[Site]) -> Iterator[tuple[Site, int, Array]]:
         """Weights [head, query, key] of each site and each sequence of one run, site by site."""
+        self._stay()
         anatomy = self.tapped.anatomy
         sequences = [self.sequences[number] for number in run]
         lengths = [one.length for one in sequences]
@@ -165,6 +171,7 @@ class _Drawing:
                 )
 
     def _cut(self, site: Site, number: int, weights: Array) -> SequenceMap:
+        self._stay()
         selection = cut_selection(self.selection)
         cut = plan_cut(site, selection, *weights.shape[1:])
         part, key_positions = cut_map(weights, cut)
@@ -177,6 +184,10 @@ class _Drawing:
             key_positions=key_positions,
             measures=self._measured(weights, cut) if self.with_measures else None,
         )
+
+    def _stay(self) -> None:
+        if self.cancelled():
+            raise CallerLeft
 
     def _measured(self, weights: Array, cut: Cut) -> MapMeasures:
         queries = weights[list(cut.heads), cut.queries.start : cut.queries.stop]

@@ -21,6 +21,11 @@ class CallerLeft(Exception):
     """The caller gave up; the work was dropped between two runs. Never reaches a caller."""
 
 
+def never() -> bool:
+    """Nobody leaves."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class VectorAxes:
     """Where rows and positions lie in a tensor with one vector a position."""

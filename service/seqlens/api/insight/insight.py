@@ -1,6 +1,6 @@
 """The one way from a request that looks inside a model to what is seen, free of any protocol."""
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -26,6 +26,7 @@ from seqlens.attention.gates import read_gates
 from seqlens.attention.influence import measure
 from seqlens.attention.maps import check_sequence, choose_sites, draw
 from seqlens.attention.questions import Cost, GateLayer, InfluenceAnswer
+from seqlens.attention.runs import never
 from seqlens.attention.selection import SiteMaps
 from seqlens.attention.sites import Site
 from seqlens.errors import NotInModel
@@ -175,9 +176,10 @@ class Insight:
         with self._lanes.place() as place:
             tapped = await self._opened.open(model, place, deadline)
             together = model.decision.strategy.shares_batches
-            reading = read_gates(tapped, read.good, question, together=together)
+            left = _Left()
+            reading = read_gates(tapped, read.good, question, together=together, cancelled=left)
             told = False
-            async for layer in _each(place, reading, deadline):
+            async for layer in _each(place, reading, deadline, left):
                 if not told:  # only now is it known that there are gates
                     yield read.inside
                     told = True
@@ -201,6 +203,7 @@ class Insight:
         model, deadline = served.model, _deadline(served.model, request.deadline)
         with self._lanes.place() as place:
             tapped = await self._opened.open(model, place, deadline)
+            left = _Left()
             drawing = draw(
                 tapped,
                 sites,
@@ -210,8 +213,9 @@ class Insight:
                 with_measures=request.with_measures,
                 with_outputs=request.with_outputs,
                 together=_padded_together(model, [one.length for one in sequences]),
+                cancelled=left,
             )
-            async for item in _each(place, drawing, deadline):
+            async for item in _each(place, drawing, deadline, left):
                 if isinstance(item, SiteMaps):
                     self._count(call, item)
                 yield item
@@ -241,11 +245,29 @@ def _padded_together(model: LoadedModel, lengths: Sequence[int]) -> bool:
     return decision.longest_shared is None or max(lengths) <= decision.longest_shared
 
 
+class _Left:
+    """Whether the caller has left, as the piece of work that is done now is told."""
+
+    def __init__(self) -> None:
+        self.asked: Callable[[], bool] = never
+
+    def __call__(self) -> bool:
+        return self.asked()
+
+
 async def _each(
-    place: Place, steps: Iterator[T], deadline: float | None
+    place: Place, steps: Iterator[T], deadline: float | None, left: _Left
 ) -> AsyncGenerator[T, None]:
-    """What a generator gives, each item made in a thread when the one before it is taken."""
-    while (item := await place.run(lambda _: next(steps, None), deadline=deadline)) is not None:
+    """What a generator gives, each item made in a thread when the one before it is taken.
+
+    The generator asks ``left``, between whose answers the thread may rest as well.
+    """
+
+    def step(cancelled: Callable[[], bool]) -> T | None:
+        left.asked = cancelled
+        return next(steps, None)
+
+    while (item := await place.run(step, deadline=deadline)) is not None:
         yield item
 
 
