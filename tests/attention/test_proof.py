@@ -101,6 +101,13 @@ def test_leaking_padding_is_told_but_not_refused() -> None:
         assert "drawn from unpadded runs" in finding
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_padding_is_tried_where_it_makes_whole_positions(masked: bool) -> None:
+    sites = report_of(NumpyTransformer(stride=8, masked=masked)).sites
+    assert [site.proof.proved for site in sites] == [True, True]
+    assert [site.bears_padding for site in sites] == [masked, masked]
+
+
 def test_causal_models_need_no_mask() -> None:
     report = report_of(NumpyTransformer(masked=False, causal=True))
     assert all(site.bears_padding for site in report.sites)

@@ -79,7 +79,7 @@ class NumpyTransformer:
     def __post_init__(self) -> None:
         random = np.random.default_rng(7)
         self.table = random.standard_normal((VOCABULARY, WIDTH))
-        self.places = random.standard_normal((160, WIDTH)) * 0.3
+        self.places = random.standard_normal((600, WIDTH)) * 0.3
         names = ["0.q", "0.k", "0.v", "1.q", "1.k", "1.v", "x.q", "x.k", "x.v"]
         self.matrices = {name: random.standard_normal((WIDTH, WIDTH)) / 2 for name in names}
         if self.fault == "flat":

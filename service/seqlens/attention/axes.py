@@ -183,7 +183,7 @@ def _key_axis(seen: Sequence[Observation], positions: Sequence[int], fixed: Sequ
         size = seen[0].weights.shape[constant[-1]]
         raise AxesUnknown(
             f"it sums to 1 over an axis of size {size} that follows no length: it chooses among "
-            "experts, channels or the like, not among the positions of a sequence"
+            "experts, channels, a window or the like, not among all positions of a sequence"
         )
     raise AxesUnknown("it does not sum to 1 over any axis that follows a length")
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from seqlens.attention.axes import LENGTH, SiteAxes, unfold
-from seqlens.attention.probes import SiteProbe, Sizes, probe_sequences
+from seqlens.attention.probes import SiteProbe, probe_sequences
+from seqlens.attention.trial_sizes import Sizes
 from seqlens.backends.padding import pad
 from seqlens.datatypes import NUMPY_TYPES
 from seqlens.graphs.anatomy import ModelAnatomy
@@ -31,7 +32,7 @@ def try_padding(probe: SiteProbe, sizes: Sizes, axes: Mapping[str, SiteAxes]) ->
     the model raises, ``ValueError`` where sequences of several lengths cannot share its inputs.
     """
     anatomy = probe.anatomy
-    lengths = _lengths(anatomy, sizes)
+    lengths = _lengths(anatomy, sizes, max(map(_stride, axes.values()), default=1))
     if len(lengths) < 2:
         return {}
     sequences = probe_sequences(anatomy, sizes.base, lengths)
@@ -52,12 +53,19 @@ def try_padding(probe: SiteProbe, sizes: Sizes, axes: Mapping[str, SiteAxes]) ->
     return found
 
 
-def _lengths(anatomy: ModelAnatomy, sizes: Sizes) -> list[int]:
+def _stride(axes: SiteAxes) -> int:
+    return max(axes.queries.stride, axes.keys.stride)
+
+
+def _lengths(anatomy: ModelAnatomy, sizes: Sizes, stride: int) -> list[int]:
+    """The longest first; others are shorter by at least one position of every site."""
     if anatomy.fixed_length is not None:
         return sorted({anatomy.fixed_length, max(anatomy.fixed_length - 2, 1)}, reverse=True)
     if LENGTH not in sizes.base or not anatomy.batched or anatomy.fixed_batch is not None:
         return []
     base, other = sizes.base[LENGTH], sizes.other[LENGTH]
+    if stride > 1:
+        return [other, other - stride] if other > stride else []
     # Two steps shorter than the shortest that is known to run may be too short for the model.
     return [other, base, max(base - 2, 1)] if base == 5 else [other, base]
 

@@ -10,7 +10,8 @@ import numpy as np
 from seqlens.attention.axes import SiteAxes, sum_error
 from seqlens.attention.feedback import largest_difference, try_feedback
 from seqlens.attention.padded import try_padding
-from seqlens.attention.probes import SiteProbe, find_axes, find_sizes, inputs_of
+from seqlens.attention.probes import SiteProbe, inputs_of
+from seqlens.attention.site_axes import find_axes
 from seqlens.attention.sites import AttentionReport, Site, SiteProof
 from seqlens.backends.tapped import Look, Seen, Tap, TappedModel, Untapped
 from seqlens.errors import SeqLensError
@@ -95,8 +96,7 @@ def prove_sites(tapped: TappedModel, run: Run, *, seconds: float) -> AttentionRe
 
 
 def _try_sites(trial: _Trial) -> None:
-    sizes = find_sizes(trial.probe)
-    trial.axes = find_axes(trial.probe, sizes)
+    sizes, trial.axes = find_axes(trial.probe)
     inputs = inputs_of(trial.probe.anatomy, sizes.base)
     seen = _try_weights(trial, inputs)
     allowed = _try_outputs(trial, inputs)

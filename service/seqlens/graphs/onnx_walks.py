@@ -58,7 +58,9 @@ def walk_forward(flow: Flow, start: Step, *, mixing: bool = False) -> Iterator[t
             if step.operator == "Where" and name == step.input(0):
                 continue  # a condition selects; it is not weighed
             divided = step.operator == "Div" and name == step.input(0)
-            passed = step.operator in PASSES or divided or (mixing and _mixes(flow, step, name))
+            # A band of weights is padded to become a square.
+            passed = step.operator in PASSES | {"Pad"} or divided
+            passed = passed or (mixing and _mixes(flow, step, name))
             yield step, name
             if passed and step.outputs not in seen:
                 seen.add(step.outputs)
