@@ -58,6 +58,8 @@ def test_what_is_predicted_is_what_is_run(target: Target, exact: bool, together:
     answer = measure(model, sequences, question, together=together, cost=cost)
     assert answer.predicted == cost
     assert answer.taken.runs == cost.runs
+    arrays = [array for one in answer.maps for array in (one.values, one.shares, one.floors)]
+    assert cost.bytes == sum(array.nbytes for array in arrays)
     assert 0 < answer.taken.seconds < 30
 
 

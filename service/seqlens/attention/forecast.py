@@ -133,10 +133,17 @@ def _forecast(
             for measure in question.measures:
                 with suppress(InvalidRequest):  # measuring tells it of its sequence
                     more = _cost(one, measure, method, stack, length, forward_seconds)
-                    cost = Cost(cost.runs + more.runs, cost.seconds + more.seconds)
+                    size = cost.bytes + _bytes(one, length)
+                    cost = Cost(cost.runs + more.runs, cost.seconds + more.seconds, size)
         return cost
 
     return forecast
+
+
+def _bytes(subject: Subject, length: int) -> int:
+    """Of the map of one sequence: values, shares and floors, float32."""
+    rows = len(subject.rows(max(1, length + subject.more_rows))) or 1
+    return 4 * rows * (2 * len(subject.columns(length)) + 1)
 
 
 def _narrowed(subject: Subject, columns: int) -> Subject:

@@ -43,6 +43,7 @@ class Cost:
 
     runs: int  # of the model, each a batch
     seconds: float
+    bytes: int = 0  # of the maps, as far as they are foretold
 
 
 @dataclass(frozen=True, slots=True)

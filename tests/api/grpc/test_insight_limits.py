@@ -174,3 +174,22 @@ def test_a_model_that_was_closed_when_idle_is_opened_again(stub: SequenceService
     assert len(list(stub.ExtractAttention(asking(3)))) == 3
     time.sleep(0.3)
     assert len(list(stub.ExtractAttention(asking(3)))) == 3
+
+
+def test_influence_too_large_for_its_message_is_refused_before_any_work(
+    stub: SequenceServiceStub,
+) -> None:
+    def ask(length: int) -> pb.MeasureInfluenceResponse:
+        request = pb.MeasureInfluenceRequest(
+            model_name=MODEL, sequences=ragged([[5, 6] * (length // 2)]), replacements=1
+        )
+        request.target.output = "hidden"
+        return stub.MeasureInfluence(request)
+
+    assert ask(60).maps
+    with pytest.raises(grpc.RpcError) as refused:
+        ask(96)
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    size = 4 * 96 * (2 * 96 + 1)
+    for words in (f"maps of {size} bytes", str(MESSAGE_BYTES), "output_positions"):
+        assert words in refused.value.details()

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -76,6 +77,8 @@ class GrpcInsight:
         with self._core.calls.watch("grpc", "influence", lambda: why_left(context)) as call:
             served = self._served(request, call)
             plain = await self._read_inside(read_influence_request, request, context, call)
+            # An answer in one message is refused before the work, and not after it.
+            plain = replace(plain, message_bytes=self._limits.max_message_bytes)
             inside, answer = await self._core.insight.influence(served, plain, call)
             size = sum(one.values.nbytes for one in answer.maps)
             return self._fitting(

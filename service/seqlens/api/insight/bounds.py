@@ -82,14 +82,17 @@ def bounded_cost(
     forward_seconds: ForwardSeconds,
     *,
     together: bool,
+    message_bytes: int | None = None,
 ) -> Cost:
     """What the question will take.
 
-    Raises ``MapsTooLarge`` for work that would take longer than is begun. Runs the model.
+    Raises ``MapsTooLarge`` for work that would take longer than is begun, and for maps that are
+    too large, also for one message if the answer has to fit in. Runs the model.
     """
     most = settings.max_seconds
     forward_seconds = watched(tapped, question, min(lengths), forward_seconds, together=together)
     cost = predict(tapped, question, lengths, forward_seconds, together=together)
+    _check_maps(settings, cost, message_bytes)
     if cost.seconds <= most:
         return cost
     # What short runs foretell of long ones is not enough to refuse anybody.
@@ -110,3 +113,16 @@ def bounded_cost(
         got=f"work of {cost.seconds:.3g} s",
         expected=f"at most {most:g} s (insight.max_seconds): {fitting}",
     )
+
+
+def _check_maps(settings: InsightSettings, cost: Cost, message_bytes: int | None) -> None:
+    most, source = settings.max_bytes, "insight.max_bytes"
+    if message_bytes is not None and message_bytes < most:
+        most, source = message_bytes, "limits.max_message_bytes"
+    if cost.bytes > most:
+        raise MapsTooLarge(
+            "sequences",
+            got=f"maps of {cost.bytes} bytes",
+            expected=f"at most {most} ({source}): ask for fewer input_positions or "
+            "output_positions, or for fewer sequences",
+        )

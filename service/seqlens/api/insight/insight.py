@@ -142,6 +142,7 @@ class Insight:
                     read.lengths,
                     model.cost.seconds,
                     together=together,
+                    message_bytes=request.message_bytes,
                 ),
                 deadline=deadline,
             )

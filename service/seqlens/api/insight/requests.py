@@ -30,6 +30,7 @@ class InfluenceRequest:
     sequences: Asked
     question: InfluenceQuestion = field(default_factory=InfluenceQuestion)
     deadline: float | None = None
+    message_bytes: int | None = None  # the answer has to fit into a message of so many
 
 
 @dataclass(frozen=True, slots=True)
