@@ -140,3 +140,28 @@ def test_a_model_of_numbers_alone_has_no_hidden_vectors(tmp_path: Path) -> None:
     opened = open_onnx(model, tmp_path)
     with pytest.raises(NotInModel, match="one vector a position"):
         opened.see(opened.inputs(2, 6), Look(hidden=True))
+
+
+class Reflecting(nn.Module):
+    """Mirrors what it read at both ends, for which a short sequence is not enough."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(models.VOCABULARY, models.WIDTH)
+        self.mixing = nn.Conv1d(models.WIDTH, 8, 41)
+        self.output = nn.Linear(8, 5)
+
+    def vectors(self, x: Tensor) -> Tensor:
+        wide = nn.functional.pad(self.embedding(x).transpose(1, 2), (20, 20), mode="reflect")
+        return self.mixing(wide).transpose(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.vectors(x).mean(1))
+
+
+def test_a_model_that_refuses_short_sequences_is_tried_on_longer_ones(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, x = Reflecting().eval(), torch.arange(60).reshape(2, 30) % models.VOCABULARY
+    opened = open_onnx(models.export(net, [x], ["x"]), tmp_path)
+    seen = opened.tapped.run({"x": x.numpy()}, Look(hidden=True))
+    np.testing.assert_allclose(seen.hidden, net.vectors(x).detach().numpy(), atol=1e-5)

@@ -5,10 +5,12 @@ which axes, only running the graph on two shapes can tell.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
+from seqlens.errors import BackendFailed
 from seqlens.graphs.anatomy import ModelAnatomy, OutputRole
 from seqlens.graphs.onnx_flow import Flow, Step
 from seqlens.graphs.onnx_recurrence import is_recurrent
@@ -16,6 +18,10 @@ from seqlens.graphs.onnx_walks import PRODUCTS
 from seqlens.sequences import Array
 
 Shapes = Mapping[str, tuple[int, ...]]  # of float values
+Run = Callable[[Sequence[str], int, int], Shapes]  # of these values, for so many rows and positions
+Try = tuple[tuple[int, int], Shapes]
+# Primes, so that no axis has the size of another by chance; long ones for models of samples.
+_LENGTHS = ((11, 13), (5, 7), (67, 269), (512, 1_024))
 _MOST_CANDIDATES = 100  # values met walking back; real heads are much shorter
 # Between an output and the product that is its head, these keep positions apart.
 _HEAD_PASSES = frozenset(
@@ -48,7 +54,7 @@ def find_hidden(
     anatomy: ModelAnatomy,
     main: frozenset[str],
     sources: Sequence[str],
-    run: Callable[[Sequence[str], int, int], Shapes],
+    run: Run,
 ) -> HiddenPlace | None:
     """Find it by running the graph on two shapes.
 
@@ -59,20 +65,27 @@ def find_hidden(
     for output in _starts(flow, anatomy):
         names = [name for name in _candidates(flow, output) if name in reached & main]
         names = names[:_MOST_CANDIDATES]
-        # Primes, so that no axis has the size of another by chance.
-        tries = [((rows, length), run(names, rows, length)) for rows, length in _sizes(anatomy)]
-        for name in names:
+        tries = _tries(names, anatomy, run)
+        for name in names if tries else ():
             if (place := _place(name, tries, anatomy)) is not None:
                 return _behind_weighing(flow, place, tries, anatomy, reached & main)
     return None
 
 
-def _sizes(anatomy: ModelAnatomy) -> tuple[tuple[int, int], tuple[int, int]]:
-    length = anatomy.fixed_length
-    short, long = (5, 7) if anatomy.max_length and anatomy.max_length < 13 else (11, 13)
+def _tries(names: Sequence[str], anatomy: ModelAnatomy, run: Run) -> list[Try]:
+    """Shapes at two sizes, the first ones that the model takes; none if it refuses all."""
+    fixed, most = anatomy.fixed_length, anatomy.max_length
     rows = (2, 3) if anatomy.batched else (1, 1)
-    first, second = (anatomy.fixed_batch or each for each in rows)
-    return (first, length or short), (second, length or long)
+    for lengths in _LENGTHS:
+        if fixed is None and most is not None and most < lengths[1]:
+            continue
+        sizes = [
+            (anatomy.fixed_batch or each, fixed or length)
+            for each, length in zip(rows, lengths, strict=True)
+        ]
+        with suppress(BackendFailed):
+            return [(size, run(names, *size)) for size in sizes]
+    return []
 
 
 def _starts(flow: Flow, anatomy: ModelAnatomy) -> Iterator[str]:
@@ -118,7 +131,7 @@ def _sources(step: Step) -> tuple[str, ...]:
 
 def _place(
     name: str,
-    tries: Sequence[tuple[tuple[int, int], Shapes]],
+    tries: Sequence[Try],
     anatomy: ModelAnatomy,
 ) -> HiddenPlace | None:
     sizes = [size for size, _ in tries]
@@ -145,7 +158,7 @@ def _axis_of(axes: Sequence[tuple[int, ...]], sizes: tuple[int, ...]) -> int | N
 def _behind_weighing(
     flow: Flow,
     place: HiddenPlace,
-    tries: Sequence[tuple[tuple[int, int], Shapes]],
+    tries: Sequence[Try],
     anatomy: ModelAnatomy,
     usable: frozenset[str],
 ) -> HiddenPlace:
