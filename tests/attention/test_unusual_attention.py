@@ -125,6 +125,7 @@ def test_another_input_may_have_one_length_only(tmp_path: Path) -> None:
     [
         ("Cached", "follows several lengths at once: the sequence, 'past_key'"),
         ("Channels", "size 16 that follows no length"),
+        ("Band", "size 5 that follows no length"),
         ("Windows", "an axis follows the batch and a length at once"),
     ],
 )

@@ -151,6 +151,20 @@ class Windows(Unusual):
         return self.join(weights @ value).view(padded.shape)[:, : x.shape[1]]
 
 
+class Band(Unusual):
+    """Each position looks at five; their weights are skewed into a square, as Longformer's are."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.table(tokens)
+        length = x.shape[1]
+        key, value = (nn.functional.pad(part(x), (0, 0, 2, 2)) for part in (self.key, self.value))
+        around = torch.stack([key[:, place : place + length] for place in range(5)], 2)
+        weights = (around @ self.query(x)[..., None]).squeeze(-1).softmax(-1)
+        flat = nn.functional.pad(weights, (0, length)).flatten(1)
+        square = flat[:, : length * (length + 4)].view(-1, length, length + 4)
+        return self.output(square @ value)
+
+
 class Sigmoid(Unusual):
     """Weights of which each is by itself."""
 

@@ -34,16 +34,17 @@ def try_feedback(
     key_axes: Mapping[str, int],
     *,
     allowed: float,
-    until: float,
+    seconds: float,
 ) -> dict[str, Feedback]:
     """Replace the weights of these sites, which can be replaced; those not tried in time lack.
 
     ``plain`` are the outputs where nothing is replaced. All other sites keep their drawn weights
     meanwhile, so that a backend prepares one model for all of it, and each site's own effect is
-    seen. Sites that fail are refused.
+    seen. ``seconds`` count once it is prepared. Sites that fail are refused.
     """
     trial = _Replacing(probe, inputs, plain)
-    together = trial.moved(weights) if time.perf_counter() < until else None
+    together = trial.moved(weights) if weights else None
+    until = time.perf_counter() + seconds
     found = {}
     for name, own in weights.items():
         if time.perf_counter() >= until:

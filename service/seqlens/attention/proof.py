@@ -51,7 +51,7 @@ class _Trial:
     probe: SiteProbe
     run: Run
     limits: Limits
-    until: float
+    seconds: float
     axes: dict[str, SiteAxes] = field(default_factory=dict)
     proofs: dict[str, SiteProof] = field(default_factory=dict)
     bears_padding: set[str] = field(default_factory=set)
@@ -78,12 +78,13 @@ def prove_sites(tapped: TappedModel, run: Run, *, seconds: float) -> AttentionRe
     """Try every attention site of a model; never raises for a site that fails.
 
     ``run`` is that of the serving engine, whose outputs must be those of the tapped runs.
-    ``seconds`` is a soft limit: axes, row sums, repetition and padding are always tried; a site
-    whose use could not be tried in time counts as not proved, and says so.
+    ``seconds`` is a soft limit of the runs that try whether sites are used, once the model is
+    open for them; a site for which there was no time counts as not proved, and says so. Axes,
+    row sums, repetition and padding are always tried.
     """
     started = time.perf_counter()
     limits = _LIMITS.get(tapped.anatomy.precision, Limits())
-    trial = _Trial(SiteProbe(tapped), run, limits, until=started + seconds)
+    trial = _Trial(SiteProbe(tapped), run, limits, seconds)
     if tapped.taps:
         try:
             _try_sites(trial)
@@ -150,10 +151,11 @@ def _largest(outputs: Tensors) -> float:
 
 def _try_products(trial: _Trial, inputs: Tensors) -> None:
     """Weights that were recomputed, times the values, against the kernel's own output."""
+    until = time.perf_counter() + trial.seconds
     for name in [t.site.name for t in trial.probe.tapped.taps if not t.measured]:
         if name not in trial.probe.names:
             continue
-        if time.perf_counter() >= trial.until:
+        if time.perf_counter() >= until:
             trial.untried[name] = "its product with the values"
             continue
         try:
@@ -176,7 +178,7 @@ def _try_feedback(trial: _Trial, inputs: Tensors, seen: Seen, allowed: float) ->
         {name: seen.weights[name] for name in names},
         {name: trial.axes[name].axes.index("key") for name in names},
         allowed=allowed,
-        until=trial.until,
+        seconds=trial.seconds,
     )
     for name in names:
         if name not in found:

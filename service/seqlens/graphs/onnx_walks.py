@@ -41,7 +41,18 @@ PASSES = frozenset(
         "Exit",
     }
 )
-SCORE_PASSES = PASSES | {"Add", "Sub", "Div", "Clip", "Tanh", "Min", "Max", "Mod"}
+SCORE_PASSES = PASSES | {
+    "Add",
+    "Sub",
+    "Div",
+    "Clip",
+    "Tanh",
+    "Min",
+    "Max",
+    "Mod",
+    "Pad",
+    "ScatterND",
+}
 _FORWARD_LIMIT, _BACKWARD_LIMIT = 12, 14  # operators; real exports need fewer than half
 
 
