@@ -102,7 +102,7 @@ def dynamo(module: nn.Module, example: Mapping[str, Tensor], path: Path) -> None
 
 
 def sequences_of(name: str) -> list[InputSequence]:
-    """Random ids of several lengths; in the longest some positions are hidden by the caller."""
+    """Random ids of several lengths."""
     random = np.random.default_rng(0)
     found = []
     for length, decoder in zip(LENGTHS, DECODER_LENGTHS, strict=True):
@@ -110,8 +110,6 @@ def sequences_of(name: str) -> list[InputSequence]:
             "input_ids": random.integers(3, VOCABULARY, length),
             "attention_mask": np.ones(length, np.int64),
         }
-        if length == max(LENGTHS):
-            inputs["attention_mask"][3:6] = 0
         if name == "t5":
             inputs["decoder_input_ids"] = random.integers(3, VOCABULARY, decoder)
         found.append(InputSequence(inputs, length))

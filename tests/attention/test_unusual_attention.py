@@ -137,6 +137,16 @@ def test_maps_without_one_axis_of_positions_are_refused(
     assert [reason in site.proof.reason for site in report.sites] == [True]
 
 
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("ReversedKeys", "key 0 is position 4"), ("ReversedQueries", "query 0 is position 4")],
+)
+def test_maps_in_another_order_are_not_proved(name: str, place: str, tmp_path: Path) -> None:
+    report = opened(made(name), tmp_path)[1]
+    assert report.proved == ()
+    assert [place in site.proof.reason for site in report.sites] == [True]
+
+
 @pytest.mark.parametrize("name", ["Sigmoid", "Experts", "Gates", "Tags"])
 def test_what_is_no_attention_is_not_listed(name: str, tmp_path: Path) -> None:
     assert opened(made(name), tmp_path)[1].sites == ()

@@ -151,6 +151,24 @@ class Windows(Unusual):
         return self.join(weights @ value).view(padded.shape)[:, : x.shape[1]]
 
 
+class ReversedKeys(Unusual):
+    """Keys and values come from the sequence read backwards."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        query = self.parts(self.table(tokens))[0]
+        _, key, value = self.parts(self.table(tokens.flip(1)))
+        return self.join((query @ key.transpose(-1, -2)).softmax(-1) @ value)
+
+
+class ReversedQueries(Unusual):
+    """Queries come from the sequence read backwards."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        query = self.parts(self.table(tokens.flip(1)))[0]
+        _, key, value = self.parts(self.table(tokens))
+        return self.join((query @ key.transpose(-1, -2)).softmax(-1) @ value)
+
+
 class Band(Unusual):
     """Each position looks at five; their weights are skewed into a square, as Longformer's are."""
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from seqlens.attention.axes import SiteAxes, sum_error
 from seqlens.attention.feedback import largest_difference, try_feedback
+from seqlens.attention.order import misordered
 from seqlens.attention.padded import try_padding
 from seqlens.attention.probes import SiteProbe, inputs_of
 from seqlens.attention.site_axes import find_axes
@@ -101,6 +102,8 @@ def _try_sites(trial: _Trial) -> None:
     inputs = inputs_of(trial.probe.anatomy, sizes.base)
     seen = _try_weights(trial, inputs)
     allowed = _try_outputs(trial, inputs)
+    for name, place in misordered(trial.probe, sizes, trial.axes).items():
+        trial.fail(name, f"it does not stand in the order of the sequence: {place}")
     try:
         for name, padded in try_padding(trial.probe, sizes, trial.axes).items():
             trial.proofs[name] = replace(
