@@ -13,6 +13,7 @@ from tests.support import onnx_models, torchscript_modules
 from tests.support.onnx_models import Recurrent, Transformer
 from torch import Tensor, nn
 
+from seqlens.attention.forecast import predict
 from seqlens.attention.gates import read_gates
 from seqlens.attention.influence import measure
 from seqlens.attention.questions import (
@@ -111,6 +112,20 @@ def test_logits_by_differences(net: Recurrent, opened: TappedModel) -> None:
         error = np.abs(found.values - expected)
         assert (error <= CENTRAL * expected + found.floors[:, None]).all()
         assert not found.values[expected == 0].any()  # later positions: exactly nothing
+
+
+def test_gradients_are_foretold_by_one_of_them(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    tapped = written(Recurrent("GRU").eval(), "torchscript", tmp_path)
+    question = InfluenceQuestion(("jacobian",), Target("hidden"), exact=True)
+    slow, quick = (
+        predict(tapped, question, [9], lambda length, rows, told=told: told) for told in (100, 1e-6)
+    )
+    tapped.close()
+    runs = slow.runs - 1  # beside a look
+    assert runs == -(-9 * onnx_models.HIDDEN // 32)
+    assert slow.seconds == 100 * (1 + 3 * runs)
+    assert quick.seconds > 100 * 1e-6 * runs
 
 
 def test_gradients_that_are_lost_in_half_precision_lie_below_the_floor(tmp_path: Path) -> None:

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from seqlens.attention.jacobian import difference_runs
 from seqlens.attention.occlusion import occlusion_runs
 from seqlens.attention.probes import probe_sequences
-from seqlens.attention.questions import Cost, InfluenceQuestion, Measure, Method
+from seqlens.attention.questions import Cost, InfluenceQuestion, Measure
 from seqlens.attention.recurrent_jacobian import Stack
 from seqlens.attention.runs import Runs, filled, never
 from seqlens.attention.subject import (
@@ -25,8 +25,25 @@ from seqlens.errors import InvalidRequest
 from seqlens.sequences import InputSequence
 
 ForwardSeconds = Callable[[int, int], float]  # of a run of this length and batch size
-_GRADIENT = 3  # a run forward and backward, in runs forward
+_GRADIENT = 3.0  # a run forward and backward, at least, in runs forward
 _TRIES = 2  # a run that something else held up says little
+
+
+@dataclass(frozen=True, slots=True)
+class _Exact:
+    """How a Jacobian is had without differences; neither: it is not."""
+
+    stack: Stack | None = None  # in closed form
+    gradient: tuple[float, int, int] | None = None  # by autograd: one run, see _gradient_run
+
+    def runs(self, forward_seconds: ForwardSeconds) -> float:
+        """How many runs forward one with its gradient takes.
+
+        20 in TorchScript, where autograd takes recurrent layers apart into their steps.
+        """
+        assert self.gradient is not None
+        taken, length, rows = self.gradient
+        return max(_GRADIENT, taken / forward_seconds(length, rows))
 
 
 def predict(
@@ -124,7 +141,7 @@ def _forecast(
     check_lengths(lengths)
     probe = probe_sequences(tapped.anatomy, {}, [min(lengths)])[0]
     subject = understand(tapped, question, probe, together=together)
-    method, stack = _exact_method(subject, probe)
+    exact = _exact_way(subject, probe)
 
     def forecast(forward_seconds: ForwardSeconds, columns: int | None) -> Cost:
         cost = Cost(0, 0.0)
@@ -132,7 +149,7 @@ def _forecast(
             one = subject if columns is None else _narrowed(subject, min(columns, length))
             for measure in question.measures:
                 with suppress(InvalidRequest):  # measuring tells it of its sequence
-                    more = _cost(one, measure, method, stack, length, forward_seconds)
+                    more = _cost(one, measure, exact, length, forward_seconds)
                     size = cost.bytes + _bytes(one, length)
                     cost = Cost(cost.runs + more.runs, cost.seconds + more.seconds, size)
         return cost
@@ -152,24 +169,35 @@ def _narrowed(subject: Subject, columns: int) -> Subject:
     return replace(subject, question=few)
 
 
-def _exact_method(subject: Subject, probe: InputSequence) -> tuple[Method, Stack | None]:
+def _exact_way(subject: Subject, probe: InputSequence) -> _Exact:
     """How the Jacobian will be had, as far as a probe tells."""
     if not wants_exact(subject.question):
-        return "central_differences", None
+        return _Exact()
     if has_gradient(subject, probe):
-        return "autograd", None
+        return _Exact(gradient=_gradient_run(subject, probe))
     # The probe need not have the positions that are asked for.
     whole = replace(subject.question, input_positions=(), output_positions=())
     part = replace(subject, question=whole).part(Runs(subject.tapped, never), probe)
     found = stack_between(subject, part)
-    return ("central_differences", None) if found is None else ("closed_form", found[0])
+    return _Exact(stack=None if found is None else found[0])
+
+
+def _gradient_run(subject: Subject, probe: InputSequence) -> tuple[float, int, int]:
+    """Seconds of a run with its gradient, its length and its rows."""
+    anatomy, aim = subject.aim.anatomy, subject.aim
+    rows = filled(anatomy, [probe] * subject.batch(probe.length))
+    inputs = pad(anatomy, rows)
+    weights = aim.whole(subject.tapped.run(inputs, aim.look())) * 0
+    started = time.perf_counter()
+    subject.tapped.gradient(inputs, aim.target.output, weights)
+    taken = time.perf_counter() - started
+    return taken, padded_length(anatomy, [probe.length]), len(rows)
 
 
 def _cost(
     subject: Subject,
     name: Measure,
-    method: Method,
-    stack: Stack | None,
+    exact: _Exact,
     length: int,
     forward_seconds: ForwardSeconds,
 ) -> Cost:
@@ -181,11 +209,11 @@ def _cost(
     looks = 2 if subject.more_rows else 1
     rows = len(subject.rows(max(1, length + subject.more_rows))) or 1
     targets = rows if subject.aim.one_element else rows * subject.width
-    if name == "jacobian" and stack is not None:
-        return Cost(looks, looks * single + stack.seconds(length, targets))
-    if name == "jacobian" and method == "autograd":
+    if name == "jacobian" and exact.stack is not None:
+        return Cost(looks, looks * single + exact.stack.seconds(length, targets))
+    if name == "jacobian" and exact.gradient is not None:
         runs = -(-targets // batch)
-        return Cost(looks + runs, looks * single + runs * _GRADIENT * full)
+        return Cost(looks + runs, looks * single + runs * exact.runs(forward_seconds) * full)
     columns = len(subject.columns(length))
     if name == "occlusion":
         runs = occlusion_runs(subject.question, subject.changed, columns, batch)
