@@ -1,6 +1,7 @@
 """Real TorchScript models opened up: the example models, MiniLM, and a voice detector."""
 
 import math
+from copy import deepcopy
 from importlib import resources
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def test_the_example_transformer(repository: Path) -> None:
         padding = torch.arange(9)[None] >= torch.from_numpy(LENGTHS)[:, None]
         maps.append(scores.masked_fill(padding[:, None, None], -math.inf).softmax(-1))
 
-    model = load_body("transformer").double()
+    model = deepcopy(load_body("transformer")).double()
     for layer in model.body.layers:
         layer.attention.register_forward_hook(keep)
     with torch.no_grad():

@@ -46,6 +46,7 @@ def test_export_answers_as_pytorch_does_at_any_batch_and_length(repository, want
     assert run(np.full((1, 1_100), 2), np.array([1_100])).shape == (1, 40)
 
 
+@pytest.mark.slow
 def test_ledger_models_answer_at_every_position_as_pytorch_does(tmp_path):
     done = run_export("--task", "ledger", "--repository", tmp_path)
     assert done.returncode == 0, done.stderr
