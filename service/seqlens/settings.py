@@ -126,7 +126,7 @@ class InsightSettings:
     idle_seconds
         Time after which a model opened to look inside is closed again, in seconds.
     proof_seconds
-        Soft limit of the time in which the attention sites of a model are proved at load.
+        Soft limit of the time in which the sites of an opened model are proved at load.
     """
 
     threads: int = 1

@@ -130,7 +130,7 @@ def assert_same(found: list[list[Array]], expected: list[list[Tensor]]) -> None:
 @pytest.mark.parametrize(
     ("name", "attention", "exporter"),
     [(name, how, legacy) for name in KINDS for how in ("eager", "sdpa")]
-    + [("bert", "sdpa", dynamo)],  # takes seconds a model
+    + [pytest.param("bert", "sdpa", dynamo, marks=pytest.mark.slow)],
 )
 def test_maps_are_the_attentions_of_eager_pytorch(
     name: str, attention: str, exporter: Any, tmp_path: Path
