@@ -93,8 +93,8 @@ ledger: build/.ledger-exported ## serve the six models of the second task, ledge
 	exec $(BIN)/seqlens serve --repository $(LEDGER) $(SERVE_FLAGS)
 
 .PHONY: test
-test: $(VENV)/.test-ready ## run the tests
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+test: $(VENV)/.test-ready ## run the tests, two at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 .PHONY: testall
 testall: $(VENV)/.test-ready ## run the tests, and those that take minutes or environments of their own
