@@ -134,7 +134,7 @@ def test_what_fails_or_is_given_up_is_no_success(server: Any) -> None:
         bad.set_data_from_numpy(np.array([[99_999]]))
         with pytest.raises(triton.InferenceServerException):
             client.infer("rnn-torchscript", [bad])
-        with pytest.raises(triton.InferenceServerException, match="(?i)deadline"):
+        with pytest.raises(triton.InferenceServerException, match=r"(?i)deadline"):
             client.infer("rnn-torchscript", [tokens(100, 2000)], client_timeout=0.2)
         end = time.monotonic() + 5
         while statistics().fail.count < before.fail.count + 2 and time.monotonic() < end:
