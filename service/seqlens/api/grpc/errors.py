@@ -17,6 +17,8 @@ Context = ServicerContext[Any, Any]
 Servicer = TypeVar("Servicer")
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+Came = TypeVar("Came")  # from gRPC
+Given = TypeVar("Given")  # to a method
 
 # Status messages travel as headers, of which many peers take no more than 8 KiB in all.
 MAX_MESSAGE_CHARACTERS = 1_000
@@ -43,34 +45,25 @@ def streaming(
     method: Callable[[Servicer, AsyncIterator[Request], Context], AsyncGenerator[Response, None]],
 ) -> Callable[[Servicer, AsyncIterator[Request], Context], AsyncGenerator[Response, None]]:
     """The same for a method that takes and gives streams."""
-
-    @wraps(method)
-    async def guarded(
-        self: Servicer, requests: AsyncIterator[Request], context: Context
-    ) -> AsyncGenerator[Response, None]:
-        try:
-            async with aclosing(method(self, requests, context)) as responses:
-                async for response in responses:
-                    yield response
-        except AbortError:
-            raise
-        except Exception as error:
-            await abort(context, answerable(error))
-
-    return guarded
+    return wraps(method)(_guarded_stream(method, lambda requests: requests))
 
 
 def streaming_answer(
     method: Callable[[Servicer, Request, Context], AsyncGenerator[Response, None]],
-) -> Callable[[Servicer, Request, Context], AsyncGenerator[Response, None]]:
+) -> Callable[[Servicer, Request | DecodeError, Context], AsyncGenerator[Response, None]]:
     """The same for a method that takes one message and gives a stream."""
+    return wraps(method)(_guarded_stream(method, readable))
 
-    @wraps(method)
+
+def _guarded_stream(
+    method: Callable[[Servicer, Given, Context], AsyncGenerator[Response, None]],
+    read: Callable[[Came], Given],
+) -> Callable[[Servicer, Came, Context], AsyncGenerator[Response, None]]:
     async def guarded(
-        self: Servicer, request: Request | DecodeError, context: Context
+        self: Servicer, came: Came, context: Context
     ) -> AsyncGenerator[Response, None]:
         try:
-            async with aclosing(method(self, readable(request), context)) as responses:
+            async with aclosing(method(self, read(came), context)) as responses:
                 async for response in responses:
                     yield response
         except AbortError:
