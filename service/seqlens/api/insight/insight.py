@@ -1,10 +1,9 @@
 """The one way from a request that looks inside a model to what is seen, free of any protocol."""
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
 from seqlens.api.calls import Call, Calls
 from seqlens.api.inference import Inference
@@ -19,6 +18,7 @@ from seqlens.api.insight.requests import (
     InfluenceRequest,
     InsideSequence,
 )
+from seqlens.api.insight.steps import Left, each, led_by
 from seqlens.api.outcomes import Outcome
 from seqlens.api.requests import Urgency
 from seqlens.api.served import Served
@@ -26,18 +26,15 @@ from seqlens.attention.gates import read_gates
 from seqlens.attention.influence import measure
 from seqlens.attention.maps import check_sequence, choose_sites, draw
 from seqlens.attention.questions import Cost, GateLayer, InfluenceAnswer
-from seqlens.attention.runs import never
 from seqlens.attention.selection import SiteMaps
 from seqlens.attention.sites import Site
 from seqlens.errors import NotInModel
 from seqlens.metrics.observer import Observer
 from seqlens.repository.loading import LoadedModel
-from seqlens.scheduling.insight_lanes import InsightLanes, Place
+from seqlens.scheduling.insight_lanes import InsightLanes
 from seqlens.scheduling.strategy import Strategy
 from seqlens.sequences import Array, InputSequence, SequenceAnswer, Tensors
 from seqlens.settings import InsightSettings
-
-T = TypeVar("T")
 
 
 class Insight:
@@ -95,13 +92,13 @@ class Insight:
         if not read.good:
             yield header
             return
-        told = False
-        async with aclosing(self._draw(served, sites, read.good, request, call)) as items:
+        drawn = self._draw(served, sites, read.good, request, call)
+        async with aclosing(led_by(header, drawn)) as items:
             async for item in items:
-                if not told:  # only now is it known that there are maps
-                    yield header
-                    told = True
-                yield _replaced(item, read) if isinstance(item, SiteMaps) else _outcomes(item, read)
+                if isinstance(item, list):
+                    yield _outcomes(item, read)
+                else:
+                    yield _replaced(item, read) if isinstance(item, SiteMaps) else item
 
     async def maps(
         self,
@@ -177,17 +174,12 @@ class Insight:
         with self._lanes.place() as place:
             tapped = await self._opened.open(model, place, deadline)
             together = model.decision.strategy.shares_batches
-            left = _Left()
+            left = Left()
             reading = read_gates(tapped, read.good, question, together=together, cancelled=left)
-            told = False
-            async for layer in _each(place, reading, deadline, left):
-                if not told:  # only now is it known that there are gates
-                    yield read.inside
-                    told = True
-                readings = tuple(
-                    replace(one, sequence=read.places[one.sequence]) for one in layer.readings
-                )
-                yield replace(layer, readings=readings)
+            layers = each(place, reading, deadline, left)
+            async with aclosing(led_by(read.inside, layers)) as items:
+                async for item in items:
+                    yield _placed(item, read) if isinstance(item, GateLayer) else item
 
     def _choose(self, model: LoadedModel, request: AttentionRequest) -> tuple[Site, ...]:
         _refuse_whole(model)
@@ -204,7 +196,7 @@ class Insight:
         model, deadline = served.model, _deadline(served.model, request.deadline)
         with self._lanes.place() as place:
             tapped = await self._opened.open(model, place, deadline)
-            left = _Left()
+            left = Left()
             drawing = draw(
                 tapped,
                 sites,
@@ -216,7 +208,7 @@ class Insight:
                 together=_padded_together(model, [one.length for one in sequences]),
                 cancelled=left,
             )
-            async for item in _each(place, drawing, deadline, left):
+            async for item in each(place, drawing, deadline, left):
                 if isinstance(item, SiteMaps):
                     self._count(call, item)
                 yield item
@@ -246,30 +238,10 @@ def _padded_together(model: LoadedModel, lengths: Sequence[int]) -> bool:
     return decision.longest_shared is None or max(lengths) <= decision.longest_shared
 
 
-class _Left:
-    """Whether the caller has left, as the piece of work that is done now is told."""
-
-    def __init__(self) -> None:
-        self.asked: Callable[[], bool] = never
-
-    def __call__(self) -> bool:
-        return self.asked()
-
-
-async def _each(
-    place: Place, steps: Iterator[T], deadline: float | None, left: _Left
-) -> AsyncGenerator[T, None]:
-    """What a generator gives, each item made in a thread when the one before it is taken.
-
-    The generator asks ``left``, between whose answers the thread may rest as well.
-    """
-
-    def step(cancelled: Callable[[], bool]) -> T | None:
-        left.asked = cancelled
-        return next(steps, None)
-
-    while (item := await place.run(step, deadline=deadline)) is not None:
-        yield item
+def _placed(layer: GateLayer, read: ReadSequences) -> GateLayer:
+    """The gates with the places that their sequences have in the request."""
+    readings = (replace(one, sequence=read.places[one.sequence]) for one in layer.readings)
+    return replace(layer, readings=tuple(readings))
 
 
 def _replaced(item: SiteMaps, read: ReadSequences) -> SiteMaps:
