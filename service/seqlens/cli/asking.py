@@ -65,15 +65,37 @@ class FileQuestion:
 
 
 @dataclass(frozen=True, slots=True)
+class Showing:
+    """Which version of a model is looked into, and how what was seen is shown.
+
+    Parameters
+    ----------
+    json
+        Print JSON on a terminal, too.
+    html
+        Write a page that shows everything into this file, instead of printing.
+    version
+        Version of the model; the server chooses by default.
+    timeout
+        Seconds for the answer; 30 by default.
+    """
+
+    json: Annotated[bool, Parameter(negative=())] = False
+    html: Path | None = None
+    version: str = ""
+    timeout: float | None = None
+
+
+AS_USUAL = Showing()
+
+
+@dataclass(frozen=True, slots=True)
 class Looking:
-    """Which model is looked into, and how what was seen is shown."""
+    """Which model is looked into, at which texts, and how what was seen is shown."""
 
     model: str
     texts: tuple[str, ...]
-    version: str
-    timeout: float | None  # seconds
-    json: bool
-    html: Path | None
+    showing: Showing
 
 
 @dataclass(frozen=True, slots=True)

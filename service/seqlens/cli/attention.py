@@ -25,7 +25,7 @@ def show_attention(connection: Connection, looking: Looking, question: Attention
 
     def look(client: Client) -> int:
         outcomes = _ask(client, looking, question)
-        description = client.describe(looking.model, version=looking.version)
+        description = client.describe(looking.model, version=looking.showing.version)
         show(
             looking,
             partial(attention_data, description, outcomes),
@@ -50,8 +50,8 @@ def _ask(client: Client, looking: Looking, question: AttentionQuestion) -> Outco
         top_k=0 if people else question.top_k or 0,
         rollout=question.rollout,
         measures=not people,
-        version=looking.version,
-        timeout=looking.timeout,
+        version=looking.showing.version,
+        timeout=looking.showing.timeout,
         return_errors=True,
     )
 

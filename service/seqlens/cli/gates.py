@@ -22,11 +22,11 @@ def show_gates(connection: Connection, looking: Looking, question: GateQuestion)
             looking.texts,
             layers=question.layers or None,
             full=question.full,
-            version=looking.version,
-            timeout=looking.timeout,
+            version=looking.showing.version,
+            timeout=looking.showing.timeout,
             return_errors=True,
         )
-        description = client.describe(looking.model, version=looking.version)
+        description = client.describe(looking.model, version=looking.showing.version)
         show(
             looking,
             partial(gates_data, description, found),

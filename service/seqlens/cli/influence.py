@@ -28,7 +28,7 @@ def show_influence(connection: Connection, looking: Looking, question: Influence
     """Show what was measured; returns 1 if any text has an error in place of it."""
 
     def look(client: Client) -> int:
-        description = client.describe(looking.model, version=looking.version)
+        description = client.describe(looking.model, version=looking.showing.version)
         found = _ask(client, looking, question, description)
         show(
             looking,
@@ -54,8 +54,8 @@ def _ask(
         output_positions=rows,
         exact=question.exact,
         by_distance=question.by_distance,
-        version=looking.version,
-        timeout=looking.timeout,
+        version=looking.showing.version,
+        timeout=looking.showing.timeout,
         return_errors=True,
     )
 

@@ -1,25 +1,29 @@
 """Commands that look inside a model of a running server, and their options."""
 
 import sys
-from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from seqlens.cli.asking import (
+    AS_USUAL,
     LOCAL_SERVER,
     AttentionQuestion,
     Connection,
     GateQuestion,
     InfluenceQuestion,
     Looking,
+    Showing,
 )
 from seqlens.cli.standard_input import lines
 
 Flag = Annotated[bool, Parameter(negative=())]
+Shown = Annotated[Showing, Parameter(name="*")]
 Server = Annotated[Connection, Parameter(name="*")]
 # Negative numbers count from the end, and each is an option's value rather than an option.
-Numbers = Annotated[tuple[int, ...], Parameter(allow_leading_hyphen=True, negative=())]
+Numbers = Annotated[
+    tuple[int, ...], Parameter(allow_leading_hyphen=True, negative=(), show_default=False)
+]
 
 Measure = Literal["occlusion", "jacobian"]
 _MEASURES: dict[str, tuple[Measure, ...]] = {
@@ -34,14 +38,11 @@ def attention(
     *texts: str,
     layer: Numbers = (),
     head: Numbers = (),
-    site: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    site: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
     query: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     top_k: int | None = None,
     rollout: Flag = False,
-    json: Flag = False,
-    html: Path | None = None,
-    version: str = "",
-    timeout: float | None = None,
+    showing: Shown = AS_USUAL,
     connection: Server = LOCAL_SERVER,
 ) -> int:
     """Show what the positions of texts look at, as a model of a running server computes it.
@@ -67,14 +68,8 @@ def attention(
         Largest weights shown of each query: 10 on a terminal, elsewhere all by default.
     rollout
         One map through all chosen layers instead.
-    json
-        Print JSON on a terminal, too.
-    html
-        Write a page that shows everything into this file, instead of printing.
-    version
-        Version of the model; the server chooses by default.
-    timeout
-        Seconds for the answer; 30 by default.
+    showing
+        How it is shown.
     connection
         The server.
     """
@@ -82,9 +77,7 @@ def attention(
 
     position = None if query is None else _position(query)
     question = AttentionQuestion(layer, head, site, position, top_k, rollout)
-    return show_attention(
-        connection, _looking(model, texts, version, timeout, json, html), question
-    )
+    return show_attention(connection, _looking(model, texts, showing), question)
 
 
 def influence(
@@ -95,10 +88,7 @@ def influence(
     output_position: Numbers = (),
     exact: Flag = False,
     by_distance: Flag = False,
-    json: Flag = False,
-    html: Path | None = None,
-    version: str = "",
-    timeout: float | None = None,
+    showing: Shown = AS_USUAL,
     connection: Server = LOCAL_SERVER,
 ) -> int:
     """Show how much an answer depends on each position of texts, whatever the architecture.
@@ -122,23 +112,15 @@ def influence(
         The Jacobian without random directions, where the model allows.
     by_distance
         A summary over all texts by distance, too.
-    json
-        Print JSON on a terminal, too.
-    html
-        Write a page that shows everything into this file, instead of printing.
-    version
-        Version of the model; the server chooses by default.
-    timeout
-        Seconds for the answer; 30 by default.
+    showing
+        How it is shown.
     connection
         The server.
     """
     from seqlens.cli.influence import show_influence
 
     question = InfluenceQuestion(_MEASURES[measure], about, output_position, exact, by_distance)
-    return show_influence(
-        connection, _looking(model, texts, version, timeout, json, html), question
-    )
+    return show_influence(connection, _looking(model, texts, showing), question)
 
 
 def gates(
@@ -146,10 +128,7 @@ def gates(
     *texts: str,
     layer: Numbers = (),
     full: Flag = False,
-    json: Flag = False,
-    html: Path | None = None,
-    version: str = "",
-    timeout: float | None = None,
+    showing: Shown = AS_USUAL,
     connection: Server = LOCAL_SERVER,
 ) -> int:
     """Show the gates of LSTM and GRU layers at every position of texts.
@@ -164,32 +143,18 @@ def gates(
         Number of a layer, negative from the end; may be given several times. All by default.
     full
         Every unit's values in JSON, too.
-    json
-        Print JSON on a terminal, too.
-    html
-        Write a page that shows everything into this file, instead of printing.
-    version
-        Version of the model; the server chooses by default.
-    timeout
-        Seconds for the answer; 30 by default.
+    showing
+        How it is shown.
     connection
         The server.
     """
     from seqlens.cli.gates import show_gates
 
-    looking = _looking(model, texts, version, timeout, json, html)
-    return show_gates(connection, looking, GateQuestion(layer, full))
+    return show_gates(connection, _looking(model, texts, showing), GateQuestion(layer, full))
 
 
-def _looking(
-    model: str,
-    texts: tuple[str, ...],
-    version: str,
-    timeout: float | None,
-    json: bool,
-    html: Path | None,
-) -> Looking:
-    return Looking(model, texts or tuple(lines(sys.stdin)), version, timeout, json, html)
+def _looking(model: str, texts: tuple[str, ...], showing: Showing) -> Looking:
+    return Looking(model, texts or tuple(lines(sys.stdin)), showing)
 
 
 def _position(query: str) -> str | int:

@@ -19,7 +19,7 @@ BAR_WIDTH = 24
 
 def for_people(looking: Looking) -> bool:
     """Whether tables are shown, rather than everything for programs or for a page."""
-    return sys.stdout.isatty() and not looking.json and looking.html is None
+    return sys.stdout.isatty() and not looking.showing.json and looking.showing.html is None
 
 
 def show(
@@ -28,8 +28,8 @@ def show(
     """Show it in the way that was asked for."""
     if for_people(looking):
         tables(Console())
-    elif looking.html is not None:
-        _write_page(looking.html, data())
+    elif looking.showing.html is not None:
+        _write_page(looking.showing.html, data())
     else:
         print(orjson.dumps(data(), option=orjson.OPT_SERIALIZE_NUMPY).decode())
 
