@@ -8,16 +8,14 @@ both in turns within one run, p50 and p99 in parts of those alone.
 
 import argparse
 import multiprocessing
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+from serving import served
 
 from seqlens.backends.base import Engine, LoadOptions
 from seqlens.backends.plugins import backend_for, find_all
@@ -83,23 +81,6 @@ def _peak(repository: Path, model: str, length: int, opened: bool) -> float:
     # Not getrusage: its peak begins with that of the process that started this one.
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-
-
-@contextmanager
-def served(repository: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "seqlens.cli", "serve", "--repository", str(repository)]
-    ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
-    with subprocess.Popen(
-        [*command, *ports], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdout is not None
-        ready = process.stdout.readline()
-        if not ready.startswith("ready"):
-            sys.exit("the server did not start")
-        try:
-            yield dict(part.split("=", 1) for part in ready.split()[1:])["grpc"]
-        finally:
-            process.terminate()
 
 
 def draw(address: str, model: str, pace: float, on: Event, stop: Event) -> None:

@@ -7,18 +7,14 @@ the same run while the server idles. The client shares the cores with the server
 import argparse
 import asyncio
 import itertools
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 import numpy as np
 import uvloop
 from offline import one_by_one, rate, session
+from serving import served
 from workload import LENGTH_RANGES, Workload, arguments, export_all, mixed
 
 from seqlens_client import AsyncClient
@@ -28,22 +24,6 @@ from seqlens_client import AsyncClient
 class Call:
     length: int
     seconds: float
-
-
-@contextmanager
-def served(repository: Path, lanes: int) -> Iterator[str]:
-    """A server in a process of its own on a free port; gives its gRPC address."""
-    command = [sys.executable, "-m", "seqlens.cli", "serve", "--repository", str(repository)]
-    ports = ["--grpc-port", "0", "--metrics-port", "0", "--http-port", "0", "--lanes", str(lanes)]
-    with subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        ready = process.stdout.readline()
-        if not ready.startswith("ready"):
-            sys.exit("the server did not start")
-        try:
-            yield dict(part.split("=", 1) for part in ready.split()[1:])["grpc"]
-        finally:
-            process.terminate()
 
 
 async def closed_loop(address: str, model: str, workload: Workload, callers: int) -> list[Call]:
@@ -97,7 +77,7 @@ def main() -> None:
     print(f"{options.count} sequences, {options.callers} callers, {options.lanes} lanes")
     rates = f"{'one by one':>10} {'gRPC':>8} {'ratio':>6} {'list':>8} {'ratio':>6}"
     print(f"{'model':12} {rates} {titles}")
-    with served(options.repository, options.lanes) as address:
+    with served(options.repository, "--lanes", str(options.lanes)) as address:
         for name in options.models:
             print(measure(name, address, workload, options), flush=True)
 
