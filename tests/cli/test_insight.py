@@ -61,6 +61,20 @@ def test_programs_get_all_weights_as_json(seqlens: Run, target: str) -> None:
     assert len(layer["maps"][0]["measures"]["entropy"]) == 8
 
 
+def test_programs_get_the_row_of_a_token_or_are_told_that_it_is_not_there(
+    seqlens: Run, target: str
+) -> None:
+    asked = ("attention", "transformer-onnx", KITTEN_SENTENCE, "kitten it", "--target", target)
+    run = seqlens(*asked, "--query", "kitten", "--layer", "0")
+    assert run.returncode == 0, run.stderr
+    (layer,) = json.loads(run.stdout)["attention"]["layers"]
+    assert [(each["sequence"], each["query_start"]) for each in layer["maps"]] == [(0, 1), (1, 0)]
+    assert [np.shape(each["weights"]) for each in layer["maps"]] == [(8, 1, LAST + 1), (8, 1, 2)]
+    run = seqlens(*asked, "--query", "dog")
+    assert run.returncode == 1
+    assert run.stderr.startswith("seqlens: --query: got 'dog', expected one of the, kitten, ")
+
+
 def test_the_largest_weights_of_rollout_for_programs(seqlens: Run, target: str) -> None:
     options = ("--rollout", "--top-k", "2", "--target", target)
     run = seqlens("attention", "transformer-onnx", *options, text="it , it\n")

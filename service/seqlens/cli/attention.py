@@ -1,6 +1,7 @@
 """``seqlens attention``: what the positions of texts look at."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -37,16 +38,50 @@ def show_attention(connection: Connection, looking: Looking, question: Attention
 
 
 def _ask(client: Client, looking: Looking, question: AttentionQuestion) -> Outcomes:
-    # Which position a token has is known only when all of them are here.
     people, query = for_people(looking), question.query
+    ask = partial(_attention, client, looking, question)
+    if people:  # the row of a token is found in what is shown
+        position = query if isinstance(query, int) else None
+        return ask(looking.texts, queries=position, last_query=query is None)
+    if isinstance(query, str):
+        return [_ask_at(ask, place, text, query) for place, text in enumerate(looking.texts)]
+    return ask(looking.texts, queries=query)
+
+
+def _ask_at(
+    ask: Callable[..., Outcomes], place: int, text: str, token: str
+) -> AttentionMap | SeqLensError:
+    """The weights of a token's query; which position it has is known once the text is read."""
+    (found,) = ask([text], last_query=True)
+    if isinstance(found, SeqLensError):
+        return found
+    if token not in found.tokens:
+        raise ValueError(f"--query: got {token!r}, expected one of {', '.join(found.tokens)}")
+    position = len(found.tokens) - 1 - found.tokens[::-1].index(token)
+    (found,) = ask([text], queries=position)
+    if isinstance(found, SeqLensError):
+        return found
+    return replace(found, maps=tuple(replace(each, sequence=place) for each in found))
+
+
+def _attention(
+    client: Client,
+    looking: Looking,
+    question: AttentionQuestion,
+    texts: Sequence[str],
+    *,
+    queries: int | None = None,
+    last_query: bool = False,
+) -> Outcomes:
+    people = for_people(looking)
     return client.attention(
         looking.model,
-        looking.texts,
+        texts,
         sites=question.sites or None,
         layers=question.layers or None,
         heads=question.heads or None,
-        queries=query if isinstance(query, int) else None,
-        last_query=people and query is None,
+        queries=queries,
+        last_query=last_query,
         top_k=0 if people else question.top_k or 0,
         rollout=question.rollout,
         measures=not people,
